@@ -1,0 +1,1 @@
+"""mlpug on PyTorch Lightning: Lightning runs the loop, on whatever device, strategy and precision it is told."""

@@ -1,0 +1,54 @@
+"""Moves batches to a device, and results back to the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpug.trees import map_leaves
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same nesting with every tensor, and every numpy array as a tensor, on the device.
+
+    Objects with a ``to(device)`` method of their own are asked to move; anything else stays as it is.
+    """
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            # Only memory that is pinned can be copied while the host goes on.
+            return leaf.to(device, non_blocking=device.type == "cuda")
+        if isinstance(leaf, np.ndarray):
+            return _as_tensor(leaf).to(device) if leaf.dtype.kind in "biufc" else leaf
+        if hasattr(leaf, "to") and callable(leaf.to):
+            return leaf.to(device)
+        return leaf
+
+    return map_leaves(move, batch)
+
+
+def to_host(tree: Any) -> Any:
+    """The same nesting with tensors as numpy arrays, and those without an axis as numbers."""
+    return map_leaves(_leaf_to_host, tree)
+
+
+def _leaf_to_host(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        if leaf.ndim == 0:
+            return leaf.item()
+        leaf = leaf.detach().cpu()
+        # numpy has no bfloat16; every bfloat16 is a float32
+        return leaf.float().numpy() if leaf.dtype is torch.bfloat16 else leaf.numpy()
+    return leaf.item() if isinstance(leaf, np.generic) else leaf
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    # A tensor that shares read-only memory could write to it.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def detached(tree: Any) -> Any:
+    """The same nesting with every tensor cut off from its gradient, so that the graph can be freed."""
+    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, tree)

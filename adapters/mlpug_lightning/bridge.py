@@ -1,0 +1,66 @@
+"""Hands Lightning's events to mlpug's listeners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from mlpug.adapter import Events
+from mlpug_lightning.host import pl
+from mlpug_lightning.module import EscapedStopIterationError
+
+
+class Bridge(pl.Callback):
+    """A native callback for listeners that stand next to each other in the list."""
+
+    def __init__(self, listeners: Sequence[Events]) -> None:
+        self._listeners = listeners
+
+    @property
+    def state_key(self) -> str:
+        """Differs between bridges."""
+        return f"mlpug-{id(self)}"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        num_batches = trainer.num_training_batches
+        self._tell("training_started", None if math.isinf(num_batches) else int(num_batches))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tell("epoch_started")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        try:
+            for listener in self._listeners:
+                listener.batch_started(batch)
+        except StopIteration as error:
+            raise EscapedStopIterationError(error) from error
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        try:
+            for listener in self._listeners:
+                listener.batch_ended(batch, pl_module.step_output, pl_module.did_update)
+        except StopIteration as error:
+            raise EscapedStopIterationError(error) from error
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._tell("epoch_ended", not pl_module.is_cut_short)
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        try:
+            for listener in self._listeners:
+                getattr(listener, event)(*arguments)
+        except StopIteration as error:
+            raise EscapedStopIterationError(error) from error
+
+
+def as_native_callbacks(listeners: Sequence[Any]) -> list[pl.Callback]:
+    """The listeners as Lightning's callbacks, in the same order."""
+    callbacks: list[pl.Callback] = []
+    for is_native, group in groupby(listeners, key=lambda listener: isinstance(listener, pl.Callback)):
+        neighbours = list(group)
+        callbacks += neighbours if is_native else [Bridge(neighbours)]
+    return callbacks

@@ -1,0 +1,58 @@
+"""Which Lightning this process uses, and how to keep it quiet.
+
+pytorch-lightning and lightning are the same code under two names, and the classes of one are not those of the other.
+The one that the script has loaded is used; pytorch-lightning, the declared dependency, when neither is.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mlpug.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+else:
+    try:
+        if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
+            import lightning.pytorch as pl
+        else:
+            import pytorch_lightning as pl
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"mlpug.pytorch needs PyTorch and PyTorch Lightning ({error}): pip install 'mlpug[pytorch]'"
+        ) from error
+
+__all__ = ["check_is_ours", "pl", "quiet"]
+
+_OTHER = {"pytorch_lightning": "lightning.pytorch", "lightning.pytorch": "pytorch_lightning"}
+
+
+def check_is_ours(candidate: object) -> None:
+    """Refuse an object of the Lightning package that this process doesn't use."""
+    other = _OTHER[pl.__name__]
+    if any(base.__module__.startswith(f"{other}.") for base in type(candidate).__mro__):
+        raise ConfigurationError(
+            f"{type(candidate).__name__} is a class of {other}, and mlpug uses {pl.__name__} here; "
+            f"the two don't mix. Import it from {pl.__name__}, or import {other} before mlpug.pytorch."
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's banner, tips and hints: what mlpug prints is what the user sees."""
+    logger = logging.getLogger(f"{pl.__name__}.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers=True`.*")
+            yield
+    finally:
+        logger.setLevel(level)

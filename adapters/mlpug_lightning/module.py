@@ -1,0 +1,150 @@
+"""The LightningModule that Lightning trains: the user's training model and its optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mlpug.adapter import StepOutput
+from mlpug.errors import ConfigurationError
+from mlpug.step_output import as_step_output
+from mlpug_lightning.batches import detached, to_device
+from mlpug_lightning.host import pl
+
+_OPTIMIZATION_HOOKS = (
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
+
+class EscapedStopIterationError(Exception):
+    """Carries a StopIteration of the user's code through Lightning, which would take it for the end of the data."""
+
+    def __init__(self, error: StopIteration) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class TrainingModule(pl.LightningModule):
+    """One optimizer step for each batch.
+
+    Optimization is manual in Lightning's words: we call backward and step. Where nobody listens to the optimization
+    (one device, no loss scaling, no callback with a hook for it) they are called on the loss and the optimizer
+    directly, which costs about a fifth of Lightning's time for a small batch.
+
+    Attributes:
+        step_output: what the training model gave for the latest batch.
+        did_update: whether that batch moved the weights.
+        is_cut_short: whether a stop ended the epoch before its last batch.
+    """
+
+    def __init__(
+        self,
+        training_model: torch.nn.Module,
+        call_training_model: Callable[..., Any],
+        optimizers: Sequence[torch.optim.Optimizer],
+        model_components: Mapping[str, Any],
+        evaluate_settings: Callable[[], Any],
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.training_model = training_model
+        modules = {name: part for name, part in model_components.items() if isinstance(part, torch.nn.Module)}
+        self.model_components = torch.nn.ModuleDict(modules)
+        self.step_output: StepOutput | None = None
+        self.did_update = False
+        self.is_cut_short = False
+        self._given_optimizers = list(optimizers)
+        self._call_training_model = _Unregistered(call_training_model)
+        self._evaluate_settings = evaluate_settings
+        self._update = self._update_directly
+
+    def configure_optimizers(self) -> Any:
+        """The user's own."""
+        return self._given_optimizers
+
+    def on_train_start(self) -> None:
+        """Choose how to update, now that strategy, precision and callbacks are known."""
+        if not self._nobody_listens():
+            self._update = self._update_through_lightning
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Any nesting of tensors and numpy arrays."""
+        return self.trainer.precision_plugin.convert_input(to_device(batch, device))
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Loss, gradients, update."""
+        try:
+            for optimizer in self._given_optimizers:
+                optimizer.zero_grad()
+            returned = self._call_training_model.function(
+                batch, evaluate_settings=self._evaluate_settings(), inference_mode=False
+            )
+        except StopIteration as error:
+            raise EscapedStopIterationError(error) from error
+        output = as_step_output(returned, batch)
+        self.did_update = self._update(output.loss)
+        loss = output.loss.detach()
+        self.step_output = StepOutput(loss, output.num_samples, detached(output.auxiliary_results))
+        return {"loss": loss}
+
+    def on_train_epoch_start(self) -> None:
+        """Runs after the callbacks' hook: one of them may have asked to stop."""
+        self.is_cut_short = self.trainer.should_stop
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Runs after the callbacks' hook: let go of what the batch gave, and note whether the epoch ends here."""
+        self.step_output = None
+        self.is_cut_short = (
+            self.trainer.should_stop and not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        )
+
+    def _update_directly(self, loss: torch.Tensor) -> bool:
+        torch.autograd.backward(loss)
+        for optimizer in self._given_optimizers:
+            optimizer.step()
+        # What Lightning's own wrapper of an optimizer does, so that global_step moves: native callbacks go by it.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+        return True
+
+    def _update_through_lightning(self, loss: torch.Tensor) -> bool:
+        optimizers = self.optimizers()
+        self.manual_backward(loss)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            optimizer.step()
+        return True
+
+    def _nobody_listens(self) -> bool:
+        trainer: Any = self.trainer
+        return (
+            type(trainer.strategy) is pl.strategies.SingleDeviceStrategy
+            and getattr(trainer.precision_plugin, "scaler", None) is None
+            and not any(
+                getattr(type(callback), hook) is not getattr(pl.Callback, hook)
+                for callback in trainer.callbacks
+                for hook in _OPTIMIZATION_HOOKS
+            )
+        )
+
+
+class _Unregistered:
+    """Holds a compiled model without making it a submodule: its parameters are those of the one it was made from."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+
+def checked_training_model(training_model: Any) -> torch.nn.Module:
+    """The training model, if it is one that PyTorch can train."""
+    if not isinstance(training_model, torch.nn.Module):
+        raise ConfigurationError(
+            f"On PyTorch the training model must be a torch.nn.Module, not {training_model!r}. "
+            "Its forward takes (batch_data, evaluate_settings, inference_mode) and returns the loss."
+        )
+    return training_model

@@ -1,0 +1,109 @@
+"""``mlpug.pytorch.trainers``."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+import mlpug.trainers.default_trainer
+from mlpug.errors import ConfigurationError
+from mlpug.trainers import TrainingManager
+from mlpug.trainers.default_trainer import named
+from mlpug_lightning.adapter import LightningAdapter
+from mlpug_lightning.host import check_is_ours, pl, quiet
+
+__all__ = ["DefaultTrainer", "TrainingManager"]
+
+_DEFAULTS = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+_OURS = {
+    "callbacks": "pass them to TrainingManager(callbacks=...)",
+    "max_epochs": "pass TrainingManager(num_epochs=...)",
+    "min_epochs": "pass TrainingManager(num_epochs=...)",
+    "max_steps": "pass TrainingManager(num_epochs=..., num_batches_per_epoch=...)",
+    "min_steps": "pass TrainingManager(num_epochs=..., num_batches_per_epoch=...)",
+    "limit_train_batches": "pass TrainingManager(num_batches_per_epoch=...)",
+    "accumulate_grad_batches": "it works in Lightning's automatic optimization only",
+    "gradient_clip_val": "it works in Lightning's automatic optimization only",
+    "gradient_clip_algorithm": "it works in Lightning's automatic optimization only",
+}
+
+
+class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
+    """Describes what is trained, and how Lightning trains it.
+
+    Args:
+        optimizers: a `torch.optim.Optimizer`, or several by name.
+        model_components: a `torch.nn.Module`, or several by name: what is used after training.
+        eager_mode: False compiles the training model with `torch.compile`.
+        compile_kwargs: for `torch.compile`.
+        lightning_trainer: a Lightning `Trainer` to train with, instead of one that is made here.
+        lightning_arguments: anything else that a Lightning `Trainer` takes: accelerator, devices, num_nodes, strategy,
+            precision, profiler, ...
+
+    Raises:
+        ConfigurationError: an argument that Lightning doesn't know, or that is mlpug's to set; an optimizer without
+            parameters.
+
+    >>> classifier = torch.nn.Linear(4, 2)
+    >>> optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
+    >>> trainer = DefaultTrainer(optimizers=optimizer, model_components=classifier, accelerator="cpu")
+    >>> trainer.adapter.learning_rates()
+    {'optimizer': 0.1}
+    """
+
+    def __init__(
+        self,
+        optimizers: Any,
+        model_components: Any = None,
+        *,
+        eager_mode: bool = True,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        lightning_trainer: pl.Trainer | None = None,
+        **lightning_arguments: Any,
+    ) -> None:
+        if eager_mode and compile_kwargs is not None:
+            raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
+        adapter = LightningAdapter(
+            trainer=_lightning_trainer(lightning_trainer, lightning_arguments),
+            optimizers=named(optimizers, "optimizers", "optimizer"),
+            model_components={} if model_components is None else named(model_components, "model_components", "model"),
+            compile_model=None if eager_mode else partial(torch.compile, **(compile_kwargs or {})),
+        )
+        super().__init__(adapter, optimizers, model_components)
+
+
+def _lightning_trainer(given: pl.Trainer | None, arguments: Mapping[str, Any]) -> pl.Trainer:
+    if given is None:
+        _check_arguments(arguments)
+        with quiet():
+            return pl.Trainer(**{**_DEFAULTS, **arguments})
+    check_is_ours(given)
+    if not isinstance(given, pl.Trainer):
+        raise ConfigurationError(f"lightning_trainer must be a {pl.__name__}.Trainer, not {given!r}.")
+    if arguments:
+        raise ConfigurationError(
+            f"{', '.join(arguments)} can't be given together with lightning_trainer: pass them to that Trainer."
+        )
+    return given
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(pl.Trainer.__init__).parameters)[1:]
+    for name in arguments:
+        if name in _OURS:
+            raise ConfigurationError(f"DefaultTrainer doesn't take {name}: {_OURS[name]}.")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigurationError(f"Neither DefaultTrainer nor Lightning's Trainer takes {name!r}.{hint}")

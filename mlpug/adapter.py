@@ -1,0 +1,89 @@
+"""The boundary between mlpug and the trainer that runs the loop, on one page.
+
+A backend is one class with the methods of `Adapter`. It calls the methods of `Events` while it trains, and
+hands over what each batch gave as a `StepOutput`. Nothing else crosses. `mlpug.testing.FakeAdapter` is the
+smallest complete example, and ``tests/contract`` is what every adapter has to pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Which of the processes of this training run we are."""
+
+    rank: int  # 0 .. world_size - 1; rank 0 is the one that prints
+    world_size: int  # number of processes
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What the training model gave for one batch. Arrays are still on the device, without gradients."""
+
+    loss: Any  # scalar: mean over the num_samples of the whole batch, undivided
+    num_samples: Any  # number or scalar: what the mean is over
+    auxiliary_results: Any = None  # whatever else the training model returned
+
+
+@runtime_checkable
+class Events(Protocol):
+    """What an adapter tells the core, on the training thread, in this order."""
+
+    def training_started(self, num_batches_per_epoch: int | None) -> None:
+        """The loop starts; the adapter knows best how long an epoch is (None: not known beforehand)."""
+
+    def epoch_started(self) -> None:
+        """An epoch starts, before its first batch."""
+
+    def batch_started(self, batch: Any) -> None:
+        """The batch is on its device; the step has not begun."""
+
+    def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
+        """The step is done. `did_update` is False where the weights did not move."""
+
+    def epoch_ended(self, completed: bool) -> None:
+        """No more batches. `completed` is False where a stop cut the epoch short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one call of `Adapter.fit` has to do."""
+
+    dataset: Iterable[Any]  # iterated once for each epoch
+    num_epochs: int
+    num_batches_per_epoch: int | None  # no more than these from each iteration; None: all there are
+    listeners: tuple[Any, ...]  # `Events` and native callbacks: each event reaches them in this order
+    evaluate_settings: Callable[[], Any]  # called before each step; the training model's `evaluate_settings`
+
+
+class Adapter(Protocol):
+    """What the core asks of a backend."""
+
+    @property
+    def process(self) -> Process:
+        """This process's place in the run."""
+
+    def set_training_model(self, training_model: Any) -> None:
+        """Take the training model, or raise `ConfigurationError` when this backend can't train it."""
+
+    def fit(self, run: Run) -> None:
+        """Train; return when done or stopped. Every exception comes through, unchanged."""
+
+    def stop(self) -> None:
+        """End training after the batch, or the epoch's end, that is under way."""
+
+    def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
+        """Call the training model on one batch in inference mode: no gradients, no dropout."""
+
+    def to_host(self, tree: Any) -> Any:
+        """The same nesting with numpy arrays in place of the backend's, and numbers in place of its scalars."""
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """The learning rate of each optimizer, by the optimizer's name."""
+
+    def is_native_callback(self, candidate: object) -> bool:
+        """Whether the host trainer would take this object as one of its own callbacks."""

@@ -1,0 +1,86 @@
+"""The base of all callbacks, and the names of its hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mlpug.logs import Logs
+
+if TYPE_CHECKING:
+    from mlpug.trainers.training_manager import TrainingManager
+
+
+class Callback:
+    """Something that happens while training: override the hooks you need, and only those.
+
+    Hooks are called in list order, on the training thread, and return nothing. Each gets the `logs` object.
+    Whatever a hook raises ends training and reaches the caller of ``start_training`` (see
+    ``TrainingManager(on_callback_error=...)``).
+
+    Attributes:
+        manager: the `TrainingManager` that calls this callback; set before the first hook is called.
+
+    >>> class StopWhenGood(Callback):
+    ...     def on_batch_training_completed(self, batch, logs):
+    ...         if logs.at("training.batch.loss") < 0.1:
+    ...             self.manager.stop_training()
+    """
+
+    manager: TrainingManager
+
+    @property
+    def name(self) -> str:
+        """What the callback's state is kept under; two callbacks with state must differ in it."""
+        return type(self).__name__
+
+    def metric_paths(self) -> Iterable[str]:
+        """The metric paths that this callback writes to the logs, such as ``"validation.dataset.loss"``."""
+        return ()
+
+    def required_metric_paths(self) -> Iterable[str]:
+        """The metric paths, or beginnings of paths, that another callback has to write for this one."""
+        return ()
+
+    def get_state(self) -> Any:
+        """What a resumed run needs, as dicts, lists, numbers, strings, None and arrays; None: nothing."""
+        return None
+
+    def set_state(self, state: Any) -> None:
+        """Take back what `get_state` gave."""
+
+    def on_training_start(self, logs: Logs) -> None:
+        """Training starts: the number of batches in an epoch is known, if it ever is."""
+
+    def on_epoch_start(self, logs: Logs) -> None:
+        """Before the first batch of an epoch."""
+
+    def on_batch_training_start(self, batch: Any, logs: Logs) -> None:
+        """The batch is on its device; nothing is computed from it yet."""
+
+    def on_batch_training_completed(self, batch: Any, logs: Logs) -> None:
+        """The optimizer step for the batch is done."""
+
+    def on_epoch_completed(self, logs: Logs) -> None:
+        """After the last batch of an epoch; not called for an epoch that a stop cut short."""
+
+    def on_training_ended(
+        self,
+        logs: Logs,
+        stopped_early: bool,
+        stopped_on_error: bool,
+        interrupted: bool,
+        callback_calls_success: bool,
+    ) -> None:
+        """Always called last, once, also after an error.
+
+        Args:
+            logs: the logs as they were when training ended.
+            stopped_early: fewer epochs were completed than asked for, because something asked to stop.
+            stopped_on_error: an exception ended training.
+            interrupted: Ctrl-C ended training.
+            callback_calls_success: no callback raised so far.
+        """
+
+
+HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))

@@ -1,0 +1,83 @@
+"""Metrics over the latest batches, computed when somebody looks."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import chain
+from typing import Any, Protocol
+
+from mlpug.evaluation.mean import SlidingMean, WeightedMean
+from mlpug.evaluation.metric import Metric, ToHost
+
+
+class SlidingWindow(Protocol):
+    """Takes the inputs of a metric from each batch; computes its value over the latest of them."""
+
+    def add(self, inputs: list[Any]) -> None:
+        """Take what the metric picked from one batch, from each of its chunks: nothing is computed or copied."""
+
+    def value(self) -> Any:
+        """The metric over the batches in the window."""
+
+
+def sliding_window(metric: Metric, length: int, to_host: ToHost) -> SlidingWindow:
+    """The window for a metric: a mean is kept up to date, anything else is computed from the window's batches.
+
+    >>> metric = Metric(inputs=lambda batch, output: (output.loss, output.num_samples), compute=WeightedMean())
+    >>> window = sliding_window(metric, length=2, to_host=lambda tree: tree)
+    >>> for loss in (4.0, 1.0, 2.0):
+    ...     window.add([(loss, 32)])
+    >>> window.value()
+    1.5
+    """
+    if isinstance(metric.compute, WeightedMean):
+        return _MeanWindow(length, to_host)
+    return _InputsWindow(metric, length, to_host)
+
+
+class _MeanWindow:
+    """Adding keeps a reference; reading costs what was added since the last reading, whatever the length."""
+
+    def __init__(self, length: int, to_host: ToHost) -> None:
+        self._mean = SlidingMean(length)
+        self._unread: deque[Any] = deque(maxlen=length)
+        self._to_host = to_host
+
+    def add(self, inputs: list[Any]) -> None:
+        self._unread.append(inputs)
+
+    def value(self) -> float:
+        # One transfer for all of them, where the backend can do that.
+        for chunks in self._to_host(list(self._unread)):
+            self._mean.add(map(_value_and_weight, chunks))
+        self._unread.clear()
+        return self._mean.value()
+
+
+class _InputsWindow:
+    """Keeps the inputs of `length` batches; each is copied to the host once, at the first reading after it came."""
+
+    def __init__(self, metric: Metric, length: int, to_host: ToHost) -> None:
+        self._metric = metric
+        # A streaming metric gets its inputs as they were picked, still on their device.
+        self._settled = _as_it_is if metric.streams else to_host
+        self._unread: deque[Any] = deque(maxlen=length)
+        self._window: deque[Any] = deque(maxlen=length)
+
+    def add(self, inputs: list[Any]) -> None:
+        self._unread.append(inputs)
+
+    def value(self) -> Any:
+        self._window.extend(map(self._settled, self._unread))
+        self._unread.clear()
+        return self._metric.value(chain.from_iterable(self._window), _as_it_is)
+
+
+def _as_it_is(tree: Any) -> Any:
+    return tree
+
+
+def _value_and_weight(picked: Any) -> tuple[float, float]:
+    """What `WeightedMean.update` would take of it."""
+    value, weight = picked if isinstance(picked, tuple) else (picked, 1)
+    return float(value), float(weight)

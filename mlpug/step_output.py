@@ -1,0 +1,78 @@
+"""Reads what a training model returned: a loss, a tuple or a dict."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from mlpug.adapter import StepOutput
+from mlpug.errors import MlpugWarning, TrainingModelError
+from mlpug.trees import num_samples_in
+
+_RETURNS = (
+    "Return the loss of the batch, or (loss, num_samples, auxiliary_results...), "
+    'or a dict {"loss": ..., "num_samples": ..., "auxiliary_results": ...}; '
+    "the loss is a scalar, the mean over the batch's samples."
+)
+
+
+def as_step_output(returned: Any, batch: Any) -> StepOutput:
+    """What the training model returned for `batch`, as a `StepOutput`; nothing is copied or computed.
+
+    Raises:
+        TrainingModelError: there is no loss in it, or one that isn't a scalar.
+
+    >>> as_step_output((0.5, 32, "hidden states"), batch=None)
+    StepOutput(loss=0.5, num_samples=32, auxiliary_results='hidden states')
+    """
+    loss, num_samples, auxiliary_results = _parts(returned)
+    if loss is None:
+        what = "None" if returned is None else f"a {type(returned).__name__} whose loss is None"
+        raise TrainingModelError(f"The training model returned {what}. {_RETURNS}")
+    shape = getattr(loss, "shape", None)
+    if shape is None:
+        if not isinstance(loss, (int, float)):
+            raise TrainingModelError(f"The training model's loss is a {type(loss).__name__}, not a scalar. {_RETURNS}")
+    elif len(shape) > 0:
+        raise TrainingModelError(
+            f"The training model's loss must be a scalar, not an array of shape {tuple(shape)}. {_RETURNS}"
+        )
+    if num_samples is None:
+        num_samples = _counted(batch)
+    return StepOutput(loss, num_samples, auxiliary_results)
+
+
+def _parts(returned: Any) -> tuple[Any, Any, Any]:
+    if isinstance(returned, tuple):
+        loss, num_samples = (*returned, None, None)[:2]
+        rest = returned[2:]
+        return loss, num_samples, rest[0] if len(rest) == 1 else rest or None
+    if isinstance(returned, Mapping):
+        if "loss" not in returned:
+            raise TrainingModelError(
+                f'The training model returned a dict without "loss": its keys are {sorted(map(str, returned))}. '
+                f"{_RETURNS}"
+            )
+        unknown = set(returned) - {"loss", "num_samples", "auxiliary_results"}
+        if unknown:
+            raise TrainingModelError(
+                f"The training model returned a dict with unknown keys {sorted(map(str, unknown))}: "
+                f'put them in "auxiliary_results". {_RETURNS}'
+            )
+        return returned["loss"], returned.get("num_samples"), returned.get("auxiliary_results")
+    return returned, None, None
+
+
+def _counted(batch: Any) -> int:
+    num_samples = num_samples_in(batch)
+    if num_samples is not None:
+        return num_samples
+    # The default filter shows a warning once for each place that gives it, and this is one place.
+    warnings.warn(
+        "No array in the batch tells how many samples it has, so every batch counts as one sample, and means over "
+        "batches don't weigh large batches more than small ones. Return (loss, num_samples) from the training model.",
+        MlpugWarning,
+        stacklevel=2,
+    )
+    return 1

@@ -1,0 +1,178 @@
+"""A numpy training loop behind the same boundary as the real backends.
+
+It is the smallest complete `Adapter`: what mlpug's own core is tested with, what a callback can be tested with in a
+millisecond, and an example for whoever adds a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mlpug.adapter import Process, Run, StepOutput
+from mlpug.errors import ConfigurationError
+from mlpug.step_output import as_step_output
+from mlpug.trainers.default_trainer import DefaultTrainer, named
+from mlpug.trees import map_leaves
+
+Parameters = dict[str, np.ndarray]
+
+
+class LinearRegression:
+    """A numpy training model: ``y = x @ weight + bias`` with the mean squared error, and its gradients.
+
+    Any training model for `FakeAdapter` is like this one: called with ``inference_mode=False`` it leaves the gradient
+    of the loss in `gradients`, by the name of the parameter.
+
+    Args:
+        num_features: the length of x for one sample; a batch is ``(x, y)`` of shapes [n, num_features] and [n].
+
+    >>> model = LinearRegression(num_features=2)
+    >>> loss, num_samples, predictions = model((np.ones((3, 2)), np.ones(3)), None, inference_mode=False)
+    >>> loss, num_samples, model.gradients["weight"].tolist()
+    (1.0, 3, [-2.0, -2.0])
+    """
+
+    def __init__(self, num_features: int) -> None:
+        self.parameters: Parameters = {"weight": np.zeros(num_features), "bias": np.zeros(())}
+        self.gradients: Parameters = {}
+
+    def __call__(self, batch_data: Any, evaluate_settings: Any, inference_mode: bool = False) -> tuple[float, int, Any]:
+        """Return (loss, num_samples, predictions)."""
+        x, y = batch_data
+        predictions = x @ self.parameters["weight"] + self.parameters["bias"]
+        errors = predictions - y
+        if not inference_mode:
+            self.gradients = {"weight": 2 * (x.T @ errors) / len(y), "bias": 2 * np.mean(errors)}
+        return float(np.mean(errors**2)), len(y), predictions
+
+
+class GradientDescent:
+    """Plain gradient descent on numpy arrays, in place.
+
+    >>> parameters = {"weight": np.array([1.0])}
+    >>> GradientDescent(parameters, learning_rate=0.5).step({"weight": np.array([1.0])})
+    >>> parameters["weight"]
+    array([0.5])
+    """
+
+    def __init__(self, parameters: Parameters, learning_rate: float = 0.01) -> None:
+        self.parameters = parameters
+        self.learning_rate = learning_rate
+
+    def step(self, gradients: Mapping[str, np.ndarray]) -> None:
+        """Move each parameter against its gradient."""
+        for name, parameter in self.parameters.items():
+            parameter -= self.learning_rate * gradients[name]
+
+
+class FakeNativeCallback:
+    """What a callback of the host trainer is to `FakeAdapter`: a function that gets the name of each event.
+
+    >>> heard = []
+    >>> FakeNativeCallback(heard.append).hear("epoch_started")
+    >>> heard
+    ['epoch_started']
+    """
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        self.hear = hear
+
+
+class FakeAdapter:
+    """Real gradient descent on a numpy model, in a loop of a dozen lines.
+
+    >>> adapter = FakeAdapter({"optimizer": GradientDescent({"weight": np.zeros(1)}, learning_rate=0.1)})
+    >>> adapter.learning_rates()
+    {'optimizer': 0.1}
+    """
+
+    def __init__(self, optimizers: Mapping[str, GradientDescent]) -> None:
+        for name, optimizer in optimizers.items():
+            if not optimizer.parameters:
+                raise ConfigurationError(f"The optimizer {name!r} has no parameters: give it those of the model.")
+        self._optimizers = dict(optimizers)
+        self._training_model: Any = None
+        self._stop = False
+
+    @property
+    def process(self) -> Process:
+        """There is only one."""
+        return Process(rank=0, world_size=1)
+
+    def set_training_model(self, training_model: Any) -> None:
+        """Take any callable."""
+        if not callable(training_model):
+            raise ConfigurationError(f"The training model must be callable, not a {type(training_model).__name__}.")
+        self._training_model = training_model
+
+    def fit(self, run: Run) -> None:
+        """Train."""
+        self._stop = False
+        _tell(run, "training_started", run.num_batches_per_epoch)
+        for _ in range(run.num_epochs):
+            if self._stop:
+                return
+            _tell(run, "epoch_started")
+            _tell(run, "epoch_ended", self._train_one_epoch(run))
+
+    def _train_one_epoch(self, run: Run) -> bool:
+        if self._stop:
+            return False
+        for batch_step, batch in enumerate(islice(run.dataset, run.num_batches_per_epoch)):
+            _tell(run, "batch_started", batch)
+            output = self._step(batch, run.evaluate_settings())
+            _tell(run, "batch_ended", batch, output, True)
+            if self._stop:
+                return batch_step + 1 == run.num_batches_per_epoch
+        return True
+
+    def _step(self, batch: Any, evaluate_settings: Any) -> StepOutput:
+        model = self._training_model
+        output = as_step_output(model(batch, evaluate_settings=evaluate_settings, inference_mode=False), batch)
+        for optimizer in self._optimizers.values():
+            optimizer.step(model.gradients)
+        return output
+
+    def stop(self) -> None:
+        """End training after this batch, or this epoch's end."""
+        self._stop = True
+
+    def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
+        """Call the training model in inference mode."""
+        returned = self._training_model(batch, evaluate_settings=evaluate_settings, inference_mode=True)
+        return as_step_output(returned, batch)
+
+    def to_host(self, tree: Any) -> Any:
+        """Everything is on the host already; numpy's scalars become numbers."""
+        return map_leaves(lambda leaf: leaf.item() if np.ndim(leaf) == 0 and hasattr(leaf, "item") else leaf, tree)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate of each optimizer."""
+        return {name: optimizer.learning_rate for name, optimizer in self._optimizers.items()}
+
+    def is_native_callback(self, candidate: object) -> bool:
+        """Whether it is a `FakeNativeCallback`."""
+        return isinstance(candidate, FakeNativeCallback)
+
+
+def fake_trainer(optimizers: Any, model_components: Any = None) -> DefaultTrainer:
+    """A `DefaultTrainer` on a `FakeAdapter`, as ``mlp.trainers.DefaultTrainer`` is one on a real backend.
+
+    >>> model = LinearRegression(num_features=1)
+    >>> fake_trainer(GradientDescent(model.parameters), model).model_components == {"model": model}
+    True
+    """
+    adapter = FakeAdapter(named(optimizers, "optimizers", "optimizer"))
+    return DefaultTrainer(adapter, optimizers, model_components)
+
+
+def _tell(run: Run, event: str, *arguments: Any) -> None:
+    for listener in run.listeners:
+        if isinstance(listener, FakeNativeCallback):
+            listener.hear(event)
+        else:
+            getattr(listener, event)(*arguments)

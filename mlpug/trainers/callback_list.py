@@ -1,0 +1,96 @@
+"""Checks the list of callbacks when the manager is made, long before a mistake would show."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from mlpug.callbacks.callback import HOOKS, Callback
+from mlpug.errors import ConfigurationError
+from mlpug.trainers.default_trainer import DefaultTrainer
+from mlpug.trainers.run_log import RunLog
+
+
+def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list[Any]:
+    """The callbacks, if all of them can be called, and their names and metric paths fit together."""
+    checked: list[Any] = []
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            check_hooks(callback)
+        elif not trainer.adapter.is_native_callback(callback):
+            cure = (
+                "call it: pass an instance, not the class"
+                if isinstance(callback, type)
+                else ("derive it from mlp.callbacks.Callback, or from the host trainer's own callback class")
+            )
+            raise ConfigurationError(
+                f"callbacks must be mlpug callbacks or callbacks of the host trainer, not {callback!r}: {cure}."
+            )
+        if any(callback is other for other in checked):
+            raise ConfigurationError(f"{callback!r} is in callbacks twice: it would be called twice at each hook.")
+        checked.append(callback)
+    ours = [callback for callback in checked if isinstance(callback, Callback)]
+    _check_states(ours)
+    _check_metric_paths(ours)
+    return checked
+
+
+def _check_states(callbacks: Sequence[Callback]) -> None:
+    names: set[str] = set()
+    for callback in callbacks:
+        if type(callback).get_state is Callback.get_state:
+            continue
+        if callback.name in names:
+            raise ConfigurationError(
+                f"Two callbacks would keep their state under the same name, {callback.name!r}: "
+                "give each another `name` (a property of its class, or an attribute)."
+            )
+        names.add(callback.name)
+
+
+def _check_metric_paths(callbacks: Sequence[Callback]) -> None:
+    written = [*RunLog.metric_paths(), *(path for callback in callbacks for path in callback.metric_paths())]
+    for callback in callbacks:
+        for path in callback.required_metric_paths():
+            if not any(_is_within(path, other) or _is_within(other, path) for other in written):
+                raise ConfigurationError(
+                    f"{type(callback).__name__} needs the metric path {path!r}, which nobody writes. "
+                    f"Written are {', '.join(sorted(written))}. Correct the path, add the callback that writes it, or, "
+                    "if that is a callback of your own, name the path in its metric_paths()."
+                )
+
+
+def _is_within(path: str, other: str) -> bool:
+    """Whether a path is another one or lies below it: a metric may itself be a dict."""
+    return path == other or path.startswith(other + ".")
+
+
+def check_hooks(callback: Callback) -> None:
+    """Refuse a callback with a misspelled hook, or with one that can't be called as hooks are.
+
+    >>> class Misspelled(Callback):
+    ...     def on_epoch_end(self, logs): ...
+    >>> check_hooks(Misspelled())
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: Misspelled.on_epoch_end is not a hook, so it would never be called. ...
+    """
+    for name in dir(callback):
+        if name.startswith("on_") and name not in HOOKS and callable(getattr(callback, name)):
+            close = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.5)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise ConfigurationError(
+                f"{type(callback).__name__}.{name} is not a hook, so it would never be called. "
+                f"{hint}The hooks are {', '.join(HOOKS)}; give a method of another purpose another name than on_..."
+            )
+    for name in HOOKS:
+        expected = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
+        outcome = dict.fromkeys(expected[1:], False) if name == "on_training_ended" else {}
+        positional = expected[: len(expected) - len(outcome)]
+        try:
+            inspect.signature(getattr(callback, name)).bind(*positional, **outcome)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{type(callback).__name__}.{name} must take ({', '.join(['self', *expected])}): {error}."
+            ) from error

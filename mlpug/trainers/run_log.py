@@ -1,0 +1,119 @@
+"""Keeps the logs' account of the run: where it is, how long things took, whether the weights moved."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlpug.adapter import StepOutput
+from mlpug.errors import DatasetError, MlpugWarning
+from mlpug.logs import Lazy, Logs
+
+_DURATION_WINDOW = 100  # batches; enough to smooth, short enough to follow a change
+
+
+class RunLog:
+    """The first listener of a run: what it writes is there when callbacks are called.
+
+    Attributes:
+        logs: the logs object of the run.
+        step_output: what the step gave for the batch that just ended; None while there is none.
+        completed_epochs: how many epochs ran to their end.
+    """
+
+    def __init__(self, num_epochs: int, learning_rates: Callable[[], Mapping[str, float]]) -> None:
+        self._batch = Logs()
+        self._batch_params = Logs()
+        self._durations: deque[float] = deque(maxlen=_DURATION_WINDOW)
+        window_params, self._epoch_params = Logs(), Logs()
+        self._current = Logs(
+            epoch=0,
+            batch_step=0,
+            global_iter=0,
+            is_best=False,
+            training=Logs(batch=self._batch),
+            training_params=Logs(batch=self._batch_params, sliding_window=window_params, epoch=self._epoch_params),
+        )
+        self.logs = Logs(epoch=0, final_epoch=num_epochs - 1, final_batch_step=None, best=None, current=self._current)
+        self.step_output: StepOutput | None = None
+        self.completed_epochs = 0
+        self._window_params = window_params
+        self._learning_rates = learning_rates
+        self._num_batches_per_epoch: int | None = None
+        self._batches_done = 0
+        self._warned = False
+        self._batch_started_at = self._epoch_started_at = 0.0
+
+    @staticmethod
+    def metric_paths() -> list[str]:
+        """The metric paths that are there in every run."""
+        return [
+            "training.batch.did_update_model",
+            "training_params.batch.duration",
+            "training_params.batch.lr",
+            "training_params.sliding_window.duration",
+            "training_params.epoch.duration",
+        ]
+
+    def training_started(self, num_batches_per_epoch: int | None) -> None:
+        self._num_batches_per_epoch = num_batches_per_epoch
+        self.logs["final_batch_step"] = None if num_batches_per_epoch is None else num_batches_per_epoch - 1
+
+    def epoch_started(self) -> None:
+        self.logs["epoch"] = self._current["epoch"] = self.completed_epochs
+        self._current["batch_step"] = 0
+        self._current["global_iter"] = self._batches_done
+        self._first_batch = self._batches_done
+        self._epoch_started_at = time.perf_counter()
+
+    def batch_started(self, batch: Any) -> None:
+        # What was not read of the batch before is let go: it may hold arrays as large as the model's outputs.
+        self._batch.clear()
+        self.step_output = None
+        current = self._current
+        current["batch_step"] = self._batches_done - self._first_batch
+        current["global_iter"] = self._batches_done
+        self._batch_started_at = time.perf_counter()
+
+    def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
+        duration = time.perf_counter() - self._batch_started_at
+        self._durations.append(duration)
+        self._batches_done += 1
+        self.step_output = output
+        self._batch["did_update_model"] = did_update
+        self._batch_params["duration"] = duration
+        self._batch_params["lr"] = Lazy(self._learning_rate)
+        self._window_params["duration"] = Lazy(self._average_duration)
+
+    def epoch_ended(self, completed: bool) -> None:
+        self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
+        if completed:
+            self._check_length(self._batches_done - self._first_batch)
+            self.completed_epochs += 1
+
+    def _check_length(self, num_batches: int) -> None:
+        if num_batches == 0:
+            raise DatasetError(
+                f"The training dataset gave no batches in epoch {self._current['epoch']}. If it is an iterator, it "
+                "can be read only once: pass a data loader, a list, or another object that gives a fresh iterator "
+                "each time."
+            )
+        expected = self._num_batches_per_epoch
+        if expected is not None and num_batches < expected and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The training dataset ended after {num_batches} batches in epoch {self._current['epoch']}, before "
+                f"num_batches_per_epoch={expected}; the epoch ended there.",
+                MlpugWarning,
+                stacklevel=2,
+            )
+
+    def _learning_rate(self) -> float | dict[str, float]:
+        rates = dict(self._learning_rates())
+        return next(iter(rates.values())) if len(rates) == 1 else rates
+
+    def _average_duration(self) -> float:
+        return sum(self._durations) / len(self._durations)

@@ -1,0 +1,98 @@
+"""Batches and results as trees: any nesting of dicts, lists, tuples and dataclasses around arrays."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mlpug.errors import ConfigurationError
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same nesting with `function` applied to everything that isn't a dict, list, tuple or dataclass.
+
+    >>> map_leaves(lambda leaf: leaf + 1, {"a": [1, (2, 3)]})
+    {'a': [2, (3, 4)]}
+    """
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([map_leaves(function, item) for item in tree])
+    if isinstance(tree, dict):
+        return {key: map_leaves(function, item) for key, item in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return kind(*(map_leaves(function, item) for item in tree))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        mapped = copy.copy(tree)
+        for field in dataclasses.fields(tree):
+            # also for frozen dataclasses and for fields that __init__ doesn't take
+            object.__setattr__(mapped, field.name, map_leaves(function, getattr(tree, field.name)))
+        return mapped
+    return function(tree)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """Everything in the tree that isn't a dict, list, tuple or dataclass, in order.
+
+    >>> list(leaves({"a": [1, (2, 3)]}))
+    [1, 2, 3]
+    """
+    if isinstance(tree, Mapping):
+        for item in tree.values():
+            yield from leaves(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from leaves(item)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            yield from leaves(getattr(tree, field.name))
+    else:
+        yield tree
+
+
+def num_samples_in(batch: Any) -> int | None:
+    """Length of the first axis of the batch's first array; None where the batch has no array with an axis.
+
+    >>> import numpy as np
+    >>> num_samples_in({"images": np.zeros((32, 8, 8)), "labels": np.zeros(32)})
+    32
+    >>> num_samples_in("no arrays here") is None
+    True
+    """
+    for leaf in leaves(batch):
+        shape = getattr(leaf, "shape", None)
+        if shape is not None and len(shape) > 0:
+            length: int | None = shape[0]
+            return length
+    return None
+
+
+def chunks_of(batch: Any, chunk_size: int) -> Iterator[Any]:
+    """The batch cut along the first axis of its arrays into chunks of at most `chunk_size` samples.
+
+    What has no first axis (a number, a string) is part of every chunk.
+
+    Raises:
+        ConfigurationError: the arrays of the batch don't all have the same first axis.
+
+    >>> import numpy as np
+    >>> [chunk["x"].tolist() for chunk in chunks_of({"x": np.arange(5), "scale": 2.0}, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    lengths = {leaf.shape[0] for leaf in leaves(batch) if len(getattr(leaf, "shape", ())) > 0}
+    if len(lengths) != 1:
+        raise ConfigurationError(
+            f"To cut a batch into chunks, all its arrays must have the same first axis, not {sorted(lengths)}. "
+            "Leave out batch_chunk_size to process each batch whole."
+        )
+    (length,) = lengths
+    for start in range(0, length, chunk_size):
+        yield map_leaves(_slicer(start, start + chunk_size), batch)
+
+
+def _slicer(start: int, stop: int) -> Callable[[Any], Any]:
+    def cut(leaf: Any) -> Any:
+        return leaf[start:stop] if len(getattr(leaf, "shape", ())) > 0 else leaf
+
+    return cut

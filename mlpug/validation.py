@@ -1,0 +1,55 @@
+"""Checks of arguments that many places share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mlpug.errors import ConfigurationError, DatasetError
+
+
+def checked_count(name: str, value: object) -> int:
+    """The value, if it is a whole number of at least 1.
+
+    >>> checked_count("num_epochs", 0)
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: num_epochs must be a whole number of at least 1, not 0.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    return int(value.__index__())
+
+
+def checked_dataset(name: str, dataset: Any, more_than_once: bool = False) -> Iterable[Any]:
+    """The dataset, if it can be iterated (again and again, where that is needed) and isn't known to be empty.
+
+    >>> checked_dataset("training dataset", 3)
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: The training dataset must be an iterable of batches, not a int. ...
+    """
+    if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
+        raise ConfigurationError(
+            f"The {name} must be an iterable of batches, not a {type(dataset).__name__}. "
+            "Pass a data loader, a list of batches, a generator, or any other object that iter() takes."
+        )
+    if more_than_once and hasattr(dataset, "__next__"):
+        raise ConfigurationError(
+            f"The {name} is a {type(dataset).__name__}, which can be read only once, and it is needed again and "
+            "again. Pass a data loader, a list, or another object that gives a fresh iterator each time."
+        )
+    if known_length(dataset) == 0:
+        raise DatasetError(f"The {name} is empty: it has no batches. Check the data, and whether drop_last drops it.")
+    checked: Iterable[Any] = dataset
+    return checked
+
+
+def known_length(dataset: Any) -> int | None:
+    """The number of batches, or None where the dataset can't tell.
+
+    >>> known_length([1, 2]), known_length(iter([1, 2]))
+    (2, None)
+    """
+    try:
+        return len(dataset)
+    except TypeError:  # also what a DataLoader over an IterableDataset raises, though it has __len__
+        return None
