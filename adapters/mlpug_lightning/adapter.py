@@ -11,7 +11,7 @@ from mlpug.adapter import Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import as_step_output
 from mlpug.validation import known_length
-from mlpug_lightning.batches import to_device, to_host
+from mlpug_lightning.batches import as_data_loader, to_device, to_host
 from mlpug_lightning.bridge import as_native_callbacks
 from mlpug_lightning.host import check_is_ours, pl, quiet
 from mlpug_lightning.module import EscapedStopIterationError, TrainingModule, checked_training_model
@@ -73,7 +73,7 @@ class LightningAdapter:
             trainer.limit_train_batches = run.num_batches_per_epoch or own_limit
         try:
             with quiet():
-                trainer.fit(module, train_dataloaders=run.dataset)
+                trainer.fit(module, train_dataloaders=as_data_loader(run.dataset))
         except EscapedStopIterationError as escaped:
             raise escaped.error from None
         except SystemExit as error:

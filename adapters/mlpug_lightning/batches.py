@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,25 @@ def _leaf_to_host(leaf: Any) -> Any:
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
     # A tensor that shares read-only memory could write to it.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+class Batches:
+    """A dataset of any kind as one data loader: Lightning takes a list or dict for a collection of loaders."""
+
+    def __init__(self, dataset: Iterable[Any]) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._dataset)
+
+    def __len__(self) -> int:
+        # Raises the TypeError by which Lightning knows that there is no length, where there is none.
+        return len(self._dataset)  # type: ignore[arg-type]
+
+
+def as_data_loader(dataset: Iterable[Any]) -> Any:
+    """What Lightning iterates: a DataLoader as it is, so that Lightning can give each process its share."""
+    return dataset if isinstance(dataset, torch.utils.data.DataLoader) else Batches(dataset)
 
 
 def detached(tree: Any) -> Any:

@@ -52,6 +52,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's, about torch
             warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers=True`.*")
             yield
     finally:

@@ -21,36 +21,26 @@ class WeightedMean:
     """
 
     def __init__(self) -> None:
-        self._unread: tuple[Any, Any] | None = None
         self.reset()
 
     def update(self, value: Any, weight: Any = 1) -> None:
         """Take a number, or a scalar array of any library, and its weight."""
-        # Reading a scalar waits for the device: the one before is read while the device computes the next.
-        self._settle()
-        self._unread = (value, weight)
+        self._latest, weight = float(value), float(weight)
+        self._total += self._latest * weight if weight else 0.0
+        self._weight += weight
+        self._count += 1
 
     def compute(self) -> float:
         """The mean of everything taken since the last reset."""
-        self._settle()
         # One value is its own mean: multiplied and divided again, its last bit could change.
         return self._latest if self._count == 1 and self._weight else ratio(self._total, self._weight)
 
     def reset(self) -> None:
         """Forget everything."""
-        self._unread = None
         self._latest = math.nan
         self._count = 0
         self._total = 0.0
         self._weight = 0.0
-
-    def _settle(self) -> None:
-        if self._unread is not None:
-            self._latest, weight = float(self._unread[0]), float(self._unread[1])
-            self._total += self._latest * weight if weight else 0.0
-            self._weight += weight
-            self._count += 1
-            self._unread = None
 
 
 class SlidingMean:

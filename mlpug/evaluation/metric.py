@@ -11,6 +11,7 @@ import numpy as np
 
 from mlpug.adapter import StepOutput
 from mlpug.errors import ConfigurationError
+from mlpug.evaluation.mean import WeightedMean
 
 ToHost = Callable[[Any], Any]
 
@@ -74,6 +75,8 @@ class Metric:
 
     def collector(self, to_host: ToHost) -> Collector:
         """A fresh collector for the inputs of a number of batches."""
+        if isinstance(self.compute, WeightedMean):
+            return _Averaged(to_host)
         if isinstance(self.compute, StreamingMetric):
             return _Streamed(self.compute)
         return _Joined(self.compute, to_host)
@@ -94,6 +97,28 @@ class Collector(Protocol):
 
     def value(self) -> Any:
         """The metric over everything taken."""
+
+
+class _Averaged:
+    """Streams numbers and their weights through a mean."""
+
+    def __init__(self, to_host: ToHost) -> None:
+        self._mean = WeightedMean()
+        self._to_host = to_host
+        self._on_device: list[Any] = []
+
+    def add(self, picked: Any) -> None:
+        # Reading waits for the device: the batch before is read only now, so that the device already works on this one.
+        self._settle()
+        self._on_device.append(picked)
+
+    def value(self) -> float:
+        self._settle()
+        return self._mean.compute()
+
+    def _settle(self) -> None:
+        if self._on_device:
+            self._mean.update(*value_and_weight(self._to_host(self._on_device.pop())))
 
 
 class _Streamed:
@@ -126,7 +151,7 @@ class _Joined:
         self._on_host: list[Any] = []
 
     def add(self, picked: Any) -> None:
-        # The inputs of the batch before are copied only now, so that the device already works on this one.
+        # As above: a batch is copied when the device already works on the next one.
         self._settle()
         self._on_device.append(picked)
 
@@ -137,6 +162,12 @@ class _Joined:
     def _settle(self) -> None:
         self._on_host.extend(self._to_host(picked) for picked in self._on_device)
         self._on_device.clear()
+
+
+def value_and_weight(picked: Any) -> tuple[Any, Any]:
+    """What `WeightedMean.update` takes of the inputs that were picked: (value, weight), or a value that weighs 1."""
+    value, weight = picked if isinstance(picked, tuple) else (picked, 1)
+    return value, weight
 
 
 def join(batches: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from mlpug.evaluation.mean import SlidingMean, WeightedMean
-from mlpug.evaluation.metric import Metric, ToHost
+from mlpug.evaluation.metric import Metric, ToHost, value_and_weight
 
 
 class SlidingWindow(Protocol):
@@ -49,7 +49,7 @@ class _MeanWindow:
     def value(self) -> float:
         # One transfer for all of them, where the backend can do that.
         for chunks in self._to_host(list(self._unread)):
-            self._mean.add(map(_value_and_weight, chunks))
+            self._mean.add((float(value), float(weight)) for value, weight in map(value_and_weight, chunks))
         self._unread.clear()
         return self._mean.value()
 
@@ -75,9 +75,3 @@ class _InputsWindow:
 
 def _as_it_is(tree: Any) -> Any:
     return tree
-
-
-def _value_and_weight(picked: Any) -> tuple[float, float]:
-    """What `WeightedMean.update` would take of it."""
-    value, weight = picked if isinstance(picked, tuple) else (picked, 1)
-    return float(value), float(weight)

@@ -1,0 +1,15 @@
+"""Which adapters the contract suite runs on is said on the command line, so that none is left out silently."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend", action="append", help="run the contract suite on this adapter; give it again for more"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--backend") or ["fake"]
+        metafunc.parametrize("backend", names, indirect=True, scope="function")

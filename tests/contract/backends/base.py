@@ -1,0 +1,50 @@
+"""What a backend brings to the contract suite: a small problem, and the same problem solved by hand."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+NUM_FEATURES = 6
+
+
+def make_batches(sizes: Iterable[int] = (8, 8, 8, 5), seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Numpy batches (x, y) of the given sizes, in double precision: x [n, 6], y [n]."""
+    random = np.random.default_rng(seed)
+    true_weight = random.normal(size=NUM_FEATURES)
+    batches = []
+    for size in sizes:
+        x = random.normal(size=(size, NUM_FEATURES))
+        batches.append((x, x @ true_weight + 0.1 * random.normal(size=size)))
+    return batches
+
+
+class Backend(Protocol):
+    """One is made for each test: a fresh model, always with the same first weights."""
+
+    def trainer(self, **arguments: Any) -> Any:
+        """A DefaultTrainer for the model; no training model is set yet."""
+
+    def training_model(self, spy: Callable[..., None] | None = None, returns: Callable[..., Any] | None = None) -> Any:
+        """The mean squared error of the model, as (loss, num_samples, predictions).
+
+        `spy(batch_data, evaluate_settings, inference_mode)` is called first. `returns(loss, num_samples, predictions)`
+        makes what is returned instead.
+        """
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The model's weights now."""
+
+    def train_by_hand(self, batches: list[Any], num_epochs: int) -> tuple[dict[str, np.ndarray], list[float]]:
+        """The weights, and the loss of each batch, of a hand-written loop from the same first weights."""
+
+    def native_callback(self, hear: Callable[[str], None]) -> Any:
+        """A callback of the host trainer that tells the events it hears, by the names of `Events`' methods."""
+
+    def gradients_are_on(self) -> bool:
+        """Whether computations are recorded for gradients at this moment."""
+
+    def transfers(self) -> Any:
+        """A context that gives a list, to which every transfer to the host by the backend's own means is added."""
+
+    transfers_to_read_a_loss: int  # by the backend's own means

@@ -1,0 +1,72 @@
+"""FakeAdapter in the contract suite."""
+
+import contextlib
+
+import numpy as np
+from contract.backends.base import NUM_FEATURES
+
+from mlpug.testing import FakeNativeCallback, GradientDescent, LinearRegression, fake_trainer
+
+_LEARNING_RATE = 0.05
+
+
+class FakeBackend:
+    def __init__(self):
+        self.model = LinearRegression(NUM_FEATURES)
+        self.optimizer = GradientDescent(self.model.parameters, _LEARNING_RATE)
+
+    def trainer(self, **arguments):
+        return fake_trainer(optimizers=self.optimizer, model_components=self.model, **arguments)
+
+    def training_model(self, spy=None, returns=None):
+        return _TrainModel(self.model, spy, returns)
+
+    def weights(self):
+        return {name: parameter.copy() for name, parameter in self.model.parameters.items()}
+
+    def train_by_hand(self, batches, num_epochs):
+        weight, bias, losses = np.zeros(NUM_FEATURES), np.zeros(()), []
+        for _ in range(num_epochs):
+            for x, y in batches:
+                errors = x @ weight + bias - y
+                losses.append(float(np.mean(errors**2)))
+                weight_gradient, bias_gradient = 2 * (x.T @ errors) / len(y), 2 * np.mean(errors)
+                weight = weight - _LEARNING_RATE * weight_gradient
+                bias = bias - _LEARNING_RATE * bias_gradient
+        return {"weight": weight, "bias": bias}, losses
+
+    def native_callback(self, hear):
+        return FakeNativeCallback(hear)
+
+    def gradients_are_on(self):
+        return False  # numpy has none: LinearRegression computes its own
+
+    # Everything is on the host already: there is nothing to transfer, and nothing that could be counted.
+    transfers_to_read_a_loss = 0
+
+    def transfers(self):
+        return contextlib.nullcontext([])
+
+
+class _TrainModel:
+    def __init__(self, model, spy, returns):
+        self.model, self.spy, self.returns = model, spy, returns
+
+    @property
+    def gradients(self):
+        return self.model.gradients
+
+    def __call__(self, batch_data, evaluate_settings, inference_mode=None):
+        if self.spy is not None:
+            self.spy(batch_data, evaluate_settings, inference_mode)
+        results = self.model(_arrays(batch_data), evaluate_settings, inference_mode)
+        return results if self.returns is None else self.returns(*results)
+
+
+def _arrays(batch_data):
+    """x and y from any nesting that the tests use."""
+    if isinstance(batch_data, dict):
+        return batch_data["x"], batch_data["nested"]["y"]
+    if hasattr(batch_data, "x"):
+        return batch_data.x, batch_data.y
+    return batch_data
