@@ -1,7 +1,7 @@
 """Hello World: train a small classifier of images with mlpug on PyTorch.
 
-    python examples/hello_world_pytorch.py
-    python examples/hello_world_pytorch.py --dataset fashion-mnist --epochs 5
+python examples/hello_world_pytorch.py
+python examples/hello_world_pytorch.py --dataset fashion-mnist --epochs 5
 """
 
 import torch

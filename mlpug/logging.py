@@ -24,15 +24,17 @@ _RESET = "\033[0m"
 
 
 class _ConsoleFormatter(logging.Formatter):
-    """``INFO    : TrainingManager::start_training : message``, in colours where they were asked for."""
+    """``INFO    : TrainingManager::start_training : message``, on a terminal in colours where they were asked for."""
 
     def __init__(self, colored: bool) -> None:
         super().__init__(_FORMAT)
-        self.colored = colored
+        self._colored = colored
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record).replace(f"{_ROOT}.", "", 1)
-        return f"{_COLORS.get(record.levelno, '')}{line}{_RESET}" if self.colored else line
+        if self._colored and _is_terminal(sys.stdout):
+            return f"{_COLORS.get(record.levelno, '')}{line}{_RESET}"
+        return line
 
 
 class _ConsoleHandler(logging.Handler):
@@ -67,8 +69,7 @@ def use_fancy_colors(enabled: bool = True) -> None:
 
     >>> use_fancy_colors()
     """
-    colored = enabled and _is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
-    _console_handler().setFormatter(_ConsoleFormatter(colored))
+    _console_handler().setFormatter(_ConsoleFormatter(enabled and not os.environ.get("NO_COLOR")))
 
 
 def _is_terminal(stream: TextIO | Any) -> bool:

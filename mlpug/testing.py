@@ -124,8 +124,7 @@ class FakeAdapter:
             return False
         for batch_step, batch in enumerate(islice(run.dataset, run.num_batches_per_epoch)):
             _tell(run, "batch_started", batch)
-            output = self._step(batch, run.evaluate_settings())
-            _tell(run, "batch_ended", batch, output, True)
+            _tell(run, "batch_ended", batch, self._step(batch, run.evaluate_settings()), True)
             if self._stop:
                 return batch_step + 1 == run.num_batches_per_epoch
         return True

@@ -19,10 +19,18 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     kind = type(tree)
     if kind is tuple or kind is list:
         return kind([map_leaves(function, item) for item in tree])
-    if isinstance(tree, dict):
+    if kind is dict:
         return {key: map_leaves(function, item) for key, item in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return kind(*(map_leaves(function, item) for item in tree))
+    if hasattr(tree, "shape"):
+        return function(tree)
+    if isinstance(tree, (Mapping, list)):
+        mapped: Any = copy.copy(tree)  # of its own kind, with whatever else it holds
+        for key in tree if isinstance(tree, Mapping) else range(len(tree)):
+            mapped[key] = map_leaves(function, tree[key])
+        return mapped
+    if isinstance(tree, tuple):
+        items = [map_leaves(function, item) for item in tree]
+        return kind(*items) if hasattr(tree, "_fields") else kind(items)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         mapped = copy.copy(tree)
         for field in dataclasses.fields(tree):
@@ -38,7 +46,9 @@ def leaves(tree: Any) -> Iterator[Any]:
     >>> list(leaves({"a": [1, (2, 3)]}))
     [1, 2, 3]
     """
-    if isinstance(tree, Mapping):
+    if hasattr(tree, "shape"):
+        yield tree
+    elif isinstance(tree, Mapping):
         for item in tree.values():
             yield from leaves(item)
     elif isinstance(tree, (list, tuple)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,9 +16,13 @@ def checked_count(name: str, value: object) -> int:
     Traceback (most recent call last):
     mlpug.errors.ConfigurationError: num_epochs must be a whole number of at least 1, not 0.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    return int(value.__index__())
+    return count
 
 
 def checked_dataset(name: str, dataset: Any, more_than_once: bool = False) -> Iterable[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpug.trees import map_leaves
+from mlpug.trees import leaves, map_leaves
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -19,6 +19,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
+            if leaf.device == device:
+                return leaf
             # Only memory that is pinned can be copied while the host goes on.
             return leaf.to(device, non_blocking=device.type == "cuda")
         if isinstance(leaf, np.ndarray):
@@ -32,13 +34,24 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def to_host(tree: Any) -> Any:
     """The same nesting with tensors as numpy arrays, and those without an axis as numbers."""
-    return map_leaves(_leaf_to_host, tree)
+    numbers = iter(_read_at_once([leaf for leaf in leaves(tree) if _is_scalar(leaf)]))
+    return map_leaves(lambda leaf: next(numbers) if _is_scalar(leaf) else _array_to_host(leaf), tree)
 
 
-def _leaf_to_host(leaf: Any) -> Any:
+def _is_scalar(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.ndim == 0
+
+
+def _read_at_once(scalars: list[torch.Tensor]) -> list[Any]:
+    """The numbers in the tensors: by one transfer where they are of a kind, as the losses of many batches are."""
+    if len({(scalar.dtype, scalar.device) for scalar in scalars}) == 1:
+        numbers: list[Any] = torch.stack(scalars).tolist()
+        return numbers
+    return [scalar.item() for scalar in scalars]
+
+
+def _array_to_host(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
-        if leaf.ndim == 0:
-            return leaf.item()
         leaf = leaf.detach().cpu()
         # numpy has no bfloat16; every bfloat16 is a float32
         return leaf.float().numpy() if leaf.dtype is torch.bfloat16 else leaf.numpy()

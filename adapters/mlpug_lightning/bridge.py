@@ -40,14 +40,15 @@ class Bridge(pl.Callback):
             raise EscapedStopIterationError(error) from error
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        latest = pl_module.latest
         try:
             for listener in self._listeners:
-                listener.batch_ended(batch, pl_module.step_output, pl_module.did_update)
+                listener.batch_ended(batch, latest.step_output, latest.did_update)
         except StopIteration as error:
             raise EscapedStopIterationError(error) from error
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._tell("epoch_ended", not pl_module.is_cut_short)
+        self._tell("epoch_ended", not pl_module.latest.is_cut_short)
 
     def _tell(self, event: str, *arguments: Any) -> None:
         try:

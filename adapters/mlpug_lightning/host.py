@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 else:
     try:
+        import torch  # noqa: F401
+
         if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
             import lightning.pytorch as pl
         else:
@@ -54,6 +56,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's, about torch
             warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers=True`.*")
+            # Says that a checkpoint holds the weights after the step, as it does in automatic optimization too.
+            warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
             yield
     finally:
         logger.setLevel(level)

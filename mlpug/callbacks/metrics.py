@@ -76,7 +76,13 @@ class TrainingMetricsLogger(Callback):
 
     def on_training_start(self, logs: Logs) -> None:
         """Make the windows, now that it is known how long an epoch is."""
+        if self._set.mode is LoggingMode.DATASET:
+            checked_dataset("training dataset", self.manager.training_dataset, more_than_once=True)
         self._set.start(logs)
+
+    def on_batch_training_start(self, batch: Any, logs: Logs) -> None:
+        """Let go of the batch before."""
+        self._latest = None
 
     def on_batch_training_completed(self, batch: Any, logs: Logs) -> None:
         """Refer to the step's output; nothing is computed here."""

@@ -78,7 +78,7 @@ class LogProgress(Callback):
         self._print(epoch_report(logs, self._set_names))
 
     def _print(self, report: str) -> None:
-        if self.manager.trainer.adapter.process.rank == 0:
+        if self.manager.trainer.process.rank == 0:
             write(report)
 
 

@@ -1,17 +1,20 @@
-"""Weighted means: over everything, and over the latest batches only."""
+"""Weighted means that are exact: over everything, and over the latest batches only."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
+
+_SCALE = 1074  # 2**-1074 is the smallest float above zero: every finite float is a whole number of them
 
 
 class WeightedMean:
     """Mean of a number from each batch, weighted by its number of samples; a `StreamingMetric`.
 
-    Sums are in double precision; where nothing weighs anything the mean is NaN.
+    It is the true mean, rounded once: it doesn't depend on the order of the batches. Where nothing weighs anything it
+    is NaN.
 
     >>> mean = WeightedMean()
     >>> mean.update(1.0, 3)
@@ -21,34 +24,25 @@ class WeightedMean:
     """
 
     def __init__(self) -> None:
-        self.reset()
+        self._mean = _ExactMean()
 
     def update(self, value: Any, weight: Any = 1) -> None:
         """Take a number, or a scalar array of any library, and its weight."""
-        self._latest, weight = float(value), float(weight)
-        self._total += self._latest * weight if weight else 0.0
-        self._weight += weight
-        self._count += 1
+        self._mean.add(float(value), float(weight))
 
     def compute(self) -> float:
         """The mean of everything taken since the last reset."""
-        # One value is its own mean: multiplied and divided again, its last bit could change.
-        return self._latest if self._count == 1 and self._weight else ratio(self._total, self._weight)
+        return self._mean.value()
 
     def reset(self) -> None:
         """Forget everything."""
-        self._latest = math.nan
-        self._count = 0
-        self._total = 0.0
-        self._weight = 0.0
+        self._mean = _ExactMean()
 
 
 class SlidingMean:
-    """Weighted mean over the latest `length` batches, in constant time a batch and exact at any length.
+    """Weighted mean over the latest `length` batches, in constant time a batch at any length.
 
-    The running sum is exact (a few partial sums whose sum is the true one, after Shewchuk, "Adaptive precision
-    floating-point arithmetic", 1997, as in ``math.fsum``): the mean never depends on what has left the window. A NaN or
-    an infinity that leaves the window leaves the mean too.
+    It is exact, so it never depends on what has left the window: a NaN or an infinity leaves the mean with its batch.
 
     >>> mean = SlidingMean(length=2)
     >>> for value in (1e16, 1.0, 2.0):
@@ -59,58 +53,50 @@ class SlidingMean:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._window: deque[tuple[float, float]] = deque()
-        self._partials: list[float] = []
-        self._weight = 0.0
-        self._not_finite = 0
+        self._window: deque[list[tuple[float, float]]] = deque()
+        self._mean = _ExactMean()
 
-    def add(self, values: Iterable[tuple[float, float]]) -> None:
+    def add(self, batch: Iterable[tuple[float, float]]) -> None:
         """Take the newest batch, as (value, weight) of each of its chunks; the oldest leaves a full window."""
-        total = weight = 0.0
-        for value, weight_of_value in values:
-            total += value * weight_of_value if weight_of_value else 0.0
-            weight += weight_of_value
-        self._window.append((total, weight))
-        self._count(total, weight, 1)
+        chunks = list(batch)
+        self._window.append(chunks)
+        for value, weight in chunks:
+            self._mean.add(value, weight)
         if len(self._window) > self._length:
-            total, weight = self._window.popleft()
-            self._count(total, weight, -1)
+            for value, weight in self._window.popleft():
+                self._mean.add(value, weight, -1)
 
     def value(self) -> float:
         """The mean over the window; NaN where it is empty or weighs nothing."""
-        if self._not_finite:
-            return ratio(math.fsum(_known(total for total, _ in self._window)), self._weight)
-        return ratio(math.fsum(self._partials), self._weight)
-
-    def _count(self, total: float, weight: float, sign: int) -> None:
-        self._weight += sign * weight
-        if math.isfinite(total):
-            self._partials = _grown(self._partials, sign * total)
-        else:
-            self._not_finite += sign
+        return self._mean.value()
 
 
-def ratio(total: float, weight: float) -> float:
-    """The mean, or NaN where nothing weighs anything."""
-    return total / weight if weight else math.nan
+class _ExactMean:
+    """A weighted mean of floats, in whole numbers: values can be taken out again without a trace."""
 
+    def __init__(self) -> None:
+        self._total = 0  # of value * weight, in units of 2**-2148
+        self._weight = 0  # in units of 2**-1074
+        self._not_finite: Counter[str] = Counter()  # by text: a NaN isn't equal to itself
 
-def _known(totals: Iterable[float]) -> list[float]:
-    """The totals, or a NaN where infinities of both signs, which math.fsum refuses, would give one."""
-    found = list(totals)
-    return [math.nan] if math.inf in found and -math.inf in found else found
+    def add(self, value: float, weight: float, count: int = 1) -> None:
+        """Count a value in; with a count of -1 take it out."""
+        if not weight:
+            return
+        if not (math.isfinite(value) and math.isfinite(weight)):
+            self._not_finite[str(value * weight)] += count
+            return
+        numerator, denominator = value.as_integer_ratio()
+        weight_numerator, weight_denominator = weight.as_integer_ratio()
+        # A denominator is a power of two, whose exponent is one less than its number of bits.
+        shift = _SCALE + 1 - denominator.bit_length()
+        weight_shift = _SCALE + 1 - weight_denominator.bit_length()
+        self._total += (count * numerator * weight_numerator) << (shift + weight_shift)
+        self._weight += (count * weight_numerator) << weight_shift
 
-
-def _grown(partials: list[float], value: float) -> list[float]:
-    """The partial sums with one more value in them; what they sum to is exact."""
-    grown: list[float] = []
-    for partial in partials:
-        if abs(value) < abs(partial):
-            value, partial = partial, value
-        high = value + partial
-        low = partial - (high - value)
-        if low:
-            grown.append(low)
-        value = high
-    grown.append(value)
-    return grown
+    def value(self) -> float:
+        """The mean, rounded once: Python divides whole numbers of any size exactly."""
+        not_finite = {float(text) for text, count in self._not_finite.items() if count}
+        if not_finite:
+            return not_finite.pop() if len(not_finite) == 1 else math.nan
+        return self._total / (self._weight << _SCALE) if self._weight else math.nan

@@ -62,6 +62,11 @@ class Metric:
     def __post_init__(self) -> None:
         if not callable(self.inputs):
             raise ConfigurationError(f"Metric(inputs=...) must be a function of (batch, output), not {self.inputs!r}.")
+        if isinstance(self.compute, type):
+            raise ConfigurationError(
+                f"Metric(compute=...) must be a function or a metric object, not the class {self.compute.__name__}: "
+                "make an object of it."
+            )
         if not callable(self.compute) and not isinstance(self.compute, StreamingMetric):
             raise ConfigurationError(
                 "Metric(compute=...) must be a function of the inputs, or have update, compute and reset as "
@@ -165,7 +170,13 @@ class _Joined:
 
 
 def value_and_weight(picked: Any) -> tuple[Any, Any]:
-    """What `WeightedMean.update` takes of the inputs that were picked: (value, weight), or a value that weighs 1."""
+    """What `WeightedMean.update` takes of the inputs that were picked, as it would take them.
+
+    >>> value_and_weight(0.5), value_and_weight((0.5, 32)), value_and_weight({"weight": 32, "value": 0.5})
+    ((0.5, 1), (0.5, 32), (0.5, 32))
+    """
+    if isinstance(picked, dict):
+        return picked["value"], picked.get("weight", 1)
     value, weight = picked if isinstance(picked, tuple) else (picked, 1)
     return value, weight
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Protocol
 
 from mlpug.evaluation.mean import SlidingMean, WeightedMean
@@ -48,8 +48,9 @@ class _MeanWindow:
 
     def value(self) -> float:
         # One transfer for all of them, where the backend can do that.
-        for chunks in self._to_host(list(self._unread)):
-            self._mean.add((float(value), float(weight)) for value, weight in map(value_and_weight, chunks))
+        read = iter(self._to_host([value_and_weight(chunk) for inputs in self._unread for chunk in inputs]))
+        for inputs in self._unread:
+            self._mean.add((float(value), float(weight)) for value, weight in islice(read, len(inputs)))
         self._unread.clear()
         return self._mean.value()
 

@@ -20,6 +20,14 @@ class DefaultTrainer:
 
     Raises:
         ConfigurationError: there is no optimizer, or a name isn't a string.
+
+    >>> from mlpug.testing import FakeAdapter, GradientDescent, LinearRegression
+    >>> model = LinearRegression(num_features=2)
+    >>> optimizer = GradientDescent(model.parameters)
+    >>> trainer = DefaultTrainer(FakeAdapter({"optimizer": optimizer}), optimizer, model)
+    >>> trainer.set_training_model(model)
+    >>> list(trainer.optimizers), list(trainer.model_components)
+    (['optimizer'], ['model'])
     """
 
     def __init__(self, adapter: Adapter, optimizers: Any, model_components: Any = None) -> None:

@@ -66,15 +66,16 @@ class CallbackGroup:
         if completed:
             self._call(self._on_epoch_completed, self._logs)
 
-    def training_ended(self, **outcome: bool) -> BaseException | None:
-        """Tell every callback, whatever they raise; return the first error, unless errors are only logged."""
+    def training_ended(self, raises: bool, **outcome: bool) -> BaseException | None:
+        """Tell every callback, whatever they raise; return the first error where it is to be raised, log the others."""
         first: BaseException | None = None
         for hook in self._on_training_ended:
             try:
-                hook(self._logs, **outcome)
+                hook(self._logs, **outcome, callback_calls_success=self._errors.count == 0)
             except BaseException as error:  # noqa: BLE001 - every callback has to be told before it is raised
                 self._errors.count += 1
-                if first is not None or (self._errors.policy == "log" and isinstance(error, Exception)):
+                is_logged = self._errors.policy == "log" and isinstance(error, Exception)
+                if is_logged or first is not None or not raises:
                     self._errors.log(error, hook)
                 else:
                     first = error

@@ -26,7 +26,7 @@ def epochs_of(dataset: Iterable[Any], num_batches_per_epoch: int | None) -> Iter
 
 
 class _Continued:
-    """Cuts one long iteration into epochs of a known length.
+    """Cuts one long iteration into epochs of a known length; starts the dataset again after its end.
 
     It has that length because hosts fetch a batch ahead from what has none, and such a batch would be lost at the end
     of each epoch.
@@ -35,17 +35,16 @@ class _Continued:
     def __init__(self, dataset: Iterable[Any], num_batches: int) -> None:
         self._dataset = dataset
         self._num_batches = num_batches
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Any]:
-        if self._batches is None:
-            self._batches = iter(self._dataset)
         count = 0
         for batch in islice(self._batches, self._num_batches):
             count += 1
             yield batch
-        if count < self._num_batches:
-            self._batches = None  # the dataset ended: the next epoch starts it again
+        if count == 0:  # nothing was left of the last round
+            self._batches = iter(self._dataset)
+            yield from islice(self._batches, self._num_batches)

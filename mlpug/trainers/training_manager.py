@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -139,10 +140,11 @@ class TrainingManager:
 
     def _interrupt(self) -> None:
         self._interrupted = True
-        get_logger("TrainingManager::start_training").warning(
-            "Interrupted: training stops after this batch. Press Ctrl-C again to stop at once."
-        )
         self.trainer.adapter.stop()
+        # The signal may have come in the middle of printing, and printing can't be entered again by the same thread.
+        logger = get_logger("TrainingManager::start_training")
+        message = "Interrupted: training stops after this batch. Press Ctrl-C again to stop at once."
+        threading.Thread(target=logger.warning, args=[message]).start()
 
     def _end(self, stopped_on_error: bool, ended_by: BaseException | None = None) -> None:
         """Tell every callback and say how training ended; raise what a callback raises now, if nothing did before."""
@@ -155,13 +157,15 @@ class TrainingManager:
         first_error = None
         for listener in self._listeners:
             if isinstance(listener, CallbackGroup):
-                error = listener.training_ended(**outcome, callback_calls_success=self._errors.count == 0)
-                first_error = first_error or error
-        if ended_by is None and first_error is not None:
+                raises = ended_by is None and first_error is None
+                first_error = listener.training_ended(raises, **outcome) or first_error
+        if first_error is not None:
             raise first_error
         self._say(**outcome)
 
     def _say(self, stopped_early: bool, stopped_on_error: bool, interrupted: bool) -> None:
+        if self.trainer.process.rank > 0 and not stopped_on_error:
+            return
         logger = get_logger("TrainingManager::start_training")
         current = self.logs["current"]
         where = f"in epoch {current['epoch']}, at batch {current['batch_step']}"

@@ -1,6 +1,7 @@
 """Training and metrics are exact: compared with loops written by hand, bit for bit."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 from contract.backends.base import make_batches
@@ -72,8 +73,8 @@ def test_the_sliding_window_is_the_mean_over_the_samples_of_its_batches(backend)
     sizes = [len(y) for _, y in batches] * 2
     for index, value in enumerate(record.window_losses):
         window = range(max(0, index - 2), index + 1)
-        expected = math.fsum(losses[i] * sizes[i] for i in window) / sum(sizes[i] for i in window)
-        assert value == expected
+        mean = sum(Fraction(losses[i]) * sizes[i] for i in window) / sum(sizes[i] for i in window)
+        assert value == float(mean)
 
 
 def test_a_datasets_loss_is_the_mean_over_its_samples_with_a_last_batch_of_another_size(backend):
@@ -88,8 +89,8 @@ def test_a_datasets_loss_is_the_mean_over_its_samples_with_a_last_batch_of_anoth
     assert len(evaluated["errors"]) == 19
     np.testing.assert_allclose(evaluated["loss"], math.fsum(evaluated["errors"]) / 19, rtol=1e-14)
     by_batch = [per_sample.evaluate_batch(batch)["loss"] for batch in batches]
-    weighted = (by_batch[0] * 8 + by_batch[1] * 8 + by_batch[2] * 3) / 19
-    assert evaluated["loss"] == weighted
+    weighted = sum(Fraction(loss) * size for loss, size in zip(by_batch, (8, 8, 3), strict=True)) / 19
+    assert evaluated["loss"] == float(weighted)
     assert evaluated["loss"] != sum(by_batch) / 3
 
 
