@@ -41,8 +41,12 @@ class _ConsoleHandler(logging.Handler):
     """Prints on whatever standard output is at that moment, also when it was redirected later."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
+        if logging.getLogger().handlers:
+            return
+        try:
             write(self.format(record))
+        except OSError:  # what can't be said mustn't end training; told on standard error, as logging does
+            self.handleError(record)
 
 
 def write(text: str) -> None:

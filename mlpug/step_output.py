@@ -40,6 +40,11 @@ def as_step_output(returned: Any, batch: Any) -> StepOutput:
         )
     if num_samples is None:
         num_samples = _counted(batch)
+    elif len(getattr(num_samples, "shape", ())) > 0 or isinstance(num_samples, (str, bytes)):
+        raise TrainingModelError(
+            f"num_samples, the second of what the training model returned, must be a number, not a "
+            f"{type(num_samples).__name__}{tuple(getattr(num_samples, 'shape', ()))}. {_RETURNS}"
+        )
     return StepOutput(loss, num_samples, auxiliary_results)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from mlpug.errors import ConfigurationError, DatasetError
 
@@ -25,6 +25,21 @@ def checked_count(name: str, value: object) -> int:
     return count
 
 
+Function = TypeVar("Function")
+
+
+def checked_function(name: str, function: Function) -> Function:
+    """The function, if it can be called, or None.
+
+    >>> checked_function("log_condition_func", True)
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: log_condition_func must be a function, not True.
+    """
+    if function is not None and not callable(function):
+        raise ConfigurationError(f"{name} must be a function, not {function!r}.")
+    return function
+
+
 def checked_dataset(name: str, dataset: Any, more_than_once: bool = False) -> Iterable[Any]:
     """The dataset, if it can be iterated (again and again, where that is needed) and isn't known to be empty.
 
@@ -32,9 +47,11 @@ def checked_dataset(name: str, dataset: Any, more_than_once: bool = False) -> It
     Traceback (most recent call last):
     mlpug.errors.ConfigurationError: The training dataset must be an iterable of batches, not a int. ...
     """
-    if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
+    is_class = isinstance(dataset, type)
+    if is_class or not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):
+        what = f"the class {dataset.__name__}" if is_class else f"a {type(dataset).__name__}"
         raise ConfigurationError(
-            f"The {name} must be an iterable of batches, not a {type(dataset).__name__}. "
+            f"The {name} must be an iterable of batches, not {what}. "
             "Pass a data loader, a list of batches, a generator, or any other object that iter() takes."
         )
     if more_than_once and hasattr(dataset, "__next__"):

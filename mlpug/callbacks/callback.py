@@ -62,7 +62,10 @@ class Callback:
         """The optimizer step for the batch is done."""
 
     def on_epoch_completed(self, logs: Logs) -> None:
-        """After the last batch of an epoch; not called for an epoch that a stop cut short."""
+        """After the last batch of an epoch; not called for an epoch that a stop cut short.
+
+        Where nobody knows how long an epoch is, a stop always cuts it short.
+        """
 
     def on_training_ended(
         self,

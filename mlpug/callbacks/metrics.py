@@ -12,7 +12,9 @@ from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.evaluation.metric_evaluator import MetricEvaluator
 from mlpug.evaluation.sliding_window import SlidingWindow
 from mlpug.logs import Lazy, Logs
-from mlpug.validation import checked_count, checked_dataset
+from mlpug.validation import checked_count, checked_dataset, checked_function
+
+_TAKEN_NAMES = ("epoch", "batch_step", "global_iter", "is_best", "training_params")  # besides sets in logs["current"]
 
 LogCondition = Callable[[Logs, Any], bool]
 
@@ -66,7 +68,7 @@ class TrainingMetricsLogger(Callback):
     ) -> None:
         self._set = _SetOfMetrics("training", metric_evaluator, logging_mode, sliding_window_length)
         self._batch_level = batch_level
-        self._log_condition_func = log_condition_func
+        self._log_condition_func = checked_function("log_condition_func", log_condition_func)
         self._evaluate_settings = evaluate_settings
         self._latest: tuple[Any, Any] | None = None
 
@@ -148,7 +150,7 @@ class TestMetricsLogger(Callback):
         self._set = _SetOfMetrics(dataset_name, metric_evaluator, logging_mode, sliding_window_length)
         self._dataset = checked_dataset(f"dataset {dataset_name!r}", dataset, more_than_once=True)
         self._batch_level = batch_level
-        self._log_condition_func = log_condition_func
+        self._log_condition_func = checked_function("log_condition_func", log_condition_func)
         self._evaluate_settings = evaluate_settings
         self._batches: Iterator[Any] = iter(())
 
@@ -206,7 +208,7 @@ class _SetOfMetrics:
             raise ConfigurationError(f"metric_evaluator must be an mlp.evaluation.MetricEvaluator, not {evaluator!r}.")
         if mode not in list(LoggingMode):
             raise ConfigurationError(f"logging_mode must be one of {[str(m) for m in LoggingMode]}, not {mode!r}.")
-        self.name = name
+        self.name = _checked_set_name(name)
         self.evaluator = evaluator
         self.mode = LoggingMode(mode)
         self._window_length = None if window_length is None else checked_count("sliding_window_length", window_length)
@@ -252,6 +254,14 @@ class _SetOfMetrics:
         """Evaluate all batches now, with the weights as they are now."""
         values = self.evaluator.evaluate_dataset(dataset, evaluate_settings, name=self.name)
         logs["current"].child(self.name)["dataset"] = Logs(**values)
+
+
+def _checked_set_name(name: object) -> str:
+    if not isinstance(name, str) or not name or "." in name or name in _TAKEN_NAMES:
+        raise ConfigurationError(
+            f"dataset_name must be a name without a dot, and none of {', '.join(_TAKEN_NAMES)}, not {name!r}."
+        )
+    return name
 
 
 def _picked_value(value: Callable[[str, list[Any]], Any], pick: Callable[[str], list[Any]], metric: str) -> Any:

@@ -12,7 +12,7 @@ from mlpug.callbacks.metrics import LogCondition
 from mlpug.errors import ConfigurationError
 from mlpug.logging import write
 from mlpug.logs import Logs
-from mlpug.validation import checked_count
+from mlpug.validation import checked_count, checked_function
 
 _RULE = "#" * 79
 _LEVELS = {"batch": "Batch:", "sliding_window": "Moving average:", "dataset": "Computed over dataset:"}
@@ -49,7 +49,7 @@ class LogProgress(Callback):
         if isinstance(set_names, str) or not all(isinstance(name, str) for name in set_names or ()):
             raise ConfigurationError(f'set_names must be a list of names such as ["training"], not {set_names!r}.')
         self._log_period = checked_count("log_period", log_period)
-        self._log_condition_func = log_condition_func
+        self._log_condition_func = checked_function("log_condition_func", log_condition_func)
         self._set_names = set_names
         self._batch_level = batch_level
         self._pace = _Pace(0, 0.0)
@@ -64,22 +64,23 @@ class LogProgress(Callback):
 
     def on_batch_training_completed(self, batch: Any, logs: Logs) -> None:
         """Print, where it is time to."""
-        if not self._batch_level:
+        if not self._batch_level or not self._prints():
             return
         if self._log_condition_func is not None:
             if not self._log_condition_func(logs, batch):
                 return
         elif logs["current"]["batch_step"] % self._log_period:
             return
-        self._print(batch_report(logs, self._set_names, self._pace.seconds_to_go(logs)))
+        write(batch_report(logs, self._set_names, self._pace.seconds_to_go(logs)))
 
     def on_epoch_completed(self, logs: Logs) -> None:
         """Print the epoch's result."""
-        self._print(epoch_report(logs, self._set_names))
+        if self._prints():
+            write(epoch_report(logs, self._set_names))
 
-    def _print(self, report: str) -> None:
-        if self.manager.trainer.process.rank == 0:
-            write(report)
+    def _prints(self) -> bool:
+        """Asked before a value is read: what another process doesn't print doesn't leave its device either."""
+        return self.manager.trainer.process.rank == 0
 
 
 class _Pace:
@@ -131,7 +132,7 @@ def _sections(current: Logs, set_names: Sequence[str] | None, levels: Iterable[s
         rows = []
         for name in names:
             written = current.get(name)
-            if isinstance(written, Logs) and level in written:
+            if isinstance(written, Mapping) and level in written:
                 metrics = {metric: value for metric, value in written[level].items() if metric not in _NOT_METRICS}
                 if metrics:
                     rows.append(metrics_row(name, metrics))

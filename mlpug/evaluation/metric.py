@@ -191,7 +191,8 @@ def join(batches: Sequence[Any]) -> Any:
     if isinstance(first, dict):
         return {key: join([batch[key] for batch in batches]) for key in first}
     if isinstance(first, tuple):
-        return tuple(join([batch[index] for batch in batches]) for index in range(len(first)))
+        joined = [join([batch[index] for batch in batches]) for index in range(len(first))]
+        return type(first)(*joined) if hasattr(first, "_fields") else tuple(joined)
     if isinstance(first, list):
         return [item for batch in batches for item in batch]
     if first is None:

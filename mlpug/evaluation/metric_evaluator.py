@@ -15,7 +15,7 @@ from mlpug.evaluation.metric import Metric, ToHost
 from mlpug.evaluation.sliding_window import SlidingWindow, sliding_window
 from mlpug.step_output import as_step_output
 from mlpug.trees import chunks_of, map_leaves
-from mlpug.validation import checked_count
+from mlpug.validation import checked_count, checked_function
 
 if TYPE_CHECKING:
     from mlpug.trainers.default_trainer import DefaultTrainer
@@ -57,6 +57,9 @@ class MetricEvaluator:
                 "MetricEvaluator needs either trainer=... or model_evaluate_func=... to evaluate a batch, "
                 f"and got {'neither' if trainer is None else 'both'}."
             )
+        if trainer is not None and not hasattr(trainer, "adapter"):
+            raise ConfigurationError(f"trainer must be an mlp.trainers.DefaultTrainer, not {trainer!r}.")
+        checked_function("model_evaluate_func", model_evaluate_func)
         self.metrics: dict[str, Metric] = {"loss": _mean_loss(), **(metrics or {})}
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):

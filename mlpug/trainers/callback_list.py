@@ -15,6 +15,8 @@ from mlpug.trainers.run_log import RunLog
 
 def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list[Any]:
     """The callbacks, if all of them can be called, and their names and metric paths fit together."""
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise ConfigurationError(f"callbacks must be a list of callbacks, not {callbacks!r}.")
     checked: list[Any] = []
     for callback in callbacks:
         if isinstance(callback, Callback):
@@ -87,6 +89,10 @@ def check_hooks(callback: Callback) -> None:
     for name in HOOKS:
         expected = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
         outcome = dict.fromkeys(expected[1:], False) if name == "on_training_ended" else {}
+        if inspect.iscoroutinefunction(getattr(callback, name)):
+            raise ConfigurationError(
+                f"{type(callback).__name__}.{name} is async, so it would never run: make it a plain method."
+            )
         positional = expected[: len(expected) - len(outcome)]
         try:
             inspect.signature(getattr(callback, name)).bind(*positional, **outcome)

@@ -21,17 +21,20 @@ class CtrlC:
         self._presses = 0
         self._process = os.getpid()
         self._previous: Any = None
+        self._is_installed = False
 
     def __enter__(self) -> CtrlC:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._pressed)
+            self._is_installed = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        if self._is_installed:
+            # None: a handler that wasn't installed from Python, and can't be from here.
+            signal.signal(signal.SIGINT, signal.SIG_DFL if self._previous is None else self._previous)
 
     def _pressed(self, signal_number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

@@ -74,7 +74,6 @@ class TrainingManager:
         self._errors = CallbackErrors(on_callback_error)
         self._listeners = self._as_listeners(checked_callbacks(callbacks, trainer))
         self._is_started = False
-        self._stop_requested = False
         self._interrupted = False
 
     @property
@@ -89,7 +88,6 @@ class TrainingManager:
 
     def stop_training(self) -> None:
         """End training after what is under way: the batch, or the end of the epoch."""
-        self._stop_requested = True
         self.trainer.adapter.stop()
 
     def start_training(self) -> None:
@@ -169,17 +167,17 @@ class TrainingManager:
         logger = get_logger("TrainingManager::start_training")
         current = self.logs["current"]
         where = f"in epoch {current['epoch']}, at batch {current['batch_step']}"
-        failed = f"{self._errors.count} callback calls failed" if self._errors.count else ""
+        failed = self._errors.count
         if stopped_on_error:
             logger.error("Training stopped on an error %s.", where)
         elif interrupted:
             logger.warning("Training was interrupted %s.", where)
-        elif failed:
-            logger.warning("Training completed, but %s: see the errors logged above.", failed)
-        elif stopped_early:
-            logger.info("Training was stopped early, %s. All good! ❤️", where)
         else:
-            logger.info("Training completed. All good! ❤️")
+            ended = f"Training was stopped early, {where}" if stopped_early else "Training completed"
+            if failed:
+                logger.warning("%s, but %s callback calls failed: see the errors logged above.", ended, failed)
+            else:
+                logger.info("%s. All good! ❤️", ended)
 
 
 def _batches_per_epoch(dataset: Any, asked_for: int | None) -> int | None:
