@@ -147,7 +147,7 @@ class FakeAdapter:
 
     def to_host(self, tree: Any) -> Any:
         """Everything is on the host already; numpy's scalars become numbers."""
-        return map_leaves(lambda leaf: leaf.item() if np.ndim(leaf) == 0 and hasattr(leaf, "item") else leaf, tree)
+        return map_leaves(lambda leaf: leaf.item() if getattr(leaf, "shape", None) == () else leaf, tree)
 
     def learning_rates(self) -> dict[str, float]:
         """The learning rate of each optimizer."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from mlpug.errors import ConfigurationError
 
+# Known without asking: finding out that a number is no Mapping takes longer than anything else here.
+_LEAF_TYPES = (float, int, bool, str, type(None))
+
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     """The same nesting with `function` applied to everything that isn't a dict, list, tuple or dataclass.
@@ -21,7 +24,7 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
         return kind([map_leaves(function, item) for item in tree])
     if kind is dict:
         return {key: map_leaves(function, item) for key, item in tree.items()}
-    if hasattr(tree, "shape"):
+    if kind in _LEAF_TYPES or hasattr(tree, "shape"):
         return function(tree)
     if isinstance(tree, (Mapping, list)):
         mapped: Any = copy.copy(tree)  # of its own kind, with whatever else it holds
@@ -46,7 +49,7 @@ def leaves(tree: Any) -> Iterator[Any]:
     >>> list(leaves({"a": [1, (2, 3)]}))
     [1, 2, 3]
     """
-    if hasattr(tree, "shape"):
+    if type(tree) in _LEAF_TYPES or hasattr(tree, "shape"):
         yield tree
     elif isinstance(tree, Mapping):
         for item in tree.values():

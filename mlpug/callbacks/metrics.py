@@ -213,6 +213,7 @@ class _SetOfMetrics:
         self.mode = LoggingMode(mode)
         self._window_length = None if window_length is None else checked_count("sliding_window_length", window_length)
         self._windows: dict[str, SlidingWindow] = {}
+        self._lazy_window_values: dict[str, Lazy] = {}
 
     def paths(self) -> list[str]:
         """The metric paths of this set."""
@@ -230,6 +231,7 @@ class _SetOfMetrics:
             half_an_epoch = 100 if final_batch_step is None else max(1, (final_batch_step + 1) // 2)
             length = self._window_length or half_an_epoch
             self._windows = {name: self.evaluator.sliding_window(name, length) for name in self.evaluator.metrics}
+            self._lazy_window_values = {name: Lazy(window.value) for name, window in self._windows.items()}
 
     def write_batch(self, logs: Logs, pick: Callable[[str], list[Any]]) -> None:
         """Put the values of one batch, and of the windows it is now in, where they can be read.
@@ -248,7 +250,7 @@ class _SetOfMetrics:
             inputs = pick(metric)
             window.add(inputs)
             batch_logs[metric] = Lazy(partial(value, metric, inputs))
-            window_logs[metric] = Lazy(window.value)
+            window_logs[metric] = self._lazy_window_values[metric]
 
     def write_dataset(self, logs: Logs, dataset: Iterable[Any], evaluate_settings: Any) -> None:
         """Evaluate all batches now, with the weights as they are now."""

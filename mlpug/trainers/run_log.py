@@ -42,6 +42,9 @@ class RunLog:
         self.completed_epochs = 0
         self._window_params = window_params
         self._learning_rates = learning_rates
+        # A Lazy isn't used up when it is read: the same one serves each batch.
+        self._lazy_learning_rate = Lazy(self._learning_rate)
+        self._lazy_average_duration = Lazy(self._average_duration)
         self._num_batches_per_epoch: int | None = None
         self._batches_done = 0
         self._warned = False
@@ -85,8 +88,8 @@ class RunLog:
         self.step_output = output
         self._batch["did_update_model"] = did_update
         self._batch_params["duration"] = duration
-        self._batch_params["lr"] = Lazy(self._learning_rate)
-        self._window_params["duration"] = Lazy(self._average_duration)
+        self._batch_params["lr"] = self._lazy_learning_rate
+        self._window_params["duration"] = self._lazy_average_duration
 
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
