@@ -26,6 +26,16 @@ def as_step_output(returned: Any, batch: Any) -> StepOutput:
     >>> as_step_output((0.5, 32, "hidden states"), batch=None)
     StepOutput(loss=0.5, num_samples=32, auxiliary_results='hidden states')
     """
+    loss, num_samples, auxiliary_results = checked_results(returned)
+    return StepOutput(loss, counted(num_samples, batch), auxiliary_results)
+
+
+def checked_results(returned: Any) -> tuple[Any, Any, Any]:
+    """(loss, num_samples, auxiliary_results), the last two None where they weren't returned; works while tracing.
+
+    >>> checked_results({"loss": 0.5})
+    (0.5, None, None)
+    """
     loss, num_samples, auxiliary_results = _parts(returned)
     if loss is None:
         what = "None" if returned is None else f"a {type(returned).__name__} whose loss is None"
@@ -38,14 +48,12 @@ def as_step_output(returned: Any, batch: Any) -> StepOutput:
         raise TrainingModelError(
             f"The training model's loss must be a scalar, not an array of shape {tuple(shape)}. {_RETURNS}"
         )
-    if num_samples is None:
-        num_samples = _counted(batch)
-    elif len(getattr(num_samples, "shape", ())) > 0 or isinstance(num_samples, (str, bytes)):
+    if len(getattr(num_samples, "shape", ())) > 0 or isinstance(num_samples, (str, bytes)):
         raise TrainingModelError(
             f"num_samples, the second of what the training model returned, must be a number, not a "
             f"{type(num_samples).__name__}{tuple(getattr(num_samples, 'shape', ()))}. {_RETURNS}"
         )
-    return StepOutput(loss, num_samples, auxiliary_results)
+    return loss, num_samples, auxiliary_results
 
 
 def _parts(returned: Any) -> tuple[Any, Any, Any]:
@@ -69,8 +77,15 @@ def _parts(returned: Any) -> tuple[Any, Any, Any]:
     return returned, None, None
 
 
-def _counted(batch: Any) -> int:
-    num_samples = num_samples_in(batch)
+def counted(num_samples: Any, batch: Any) -> Any:
+    """What the training model said, or else the number of samples in the batch's first array, or 1.
+
+    >>> import numpy as np
+    >>> counted(None, batch=np.zeros((3, 2))), counted(7, batch=np.zeros((3, 2)))
+    (3, 7)
+    """
+    if num_samples is None:
+        num_samples = num_samples_in(batch)
     if num_samples is not None:
         return num_samples
     # The default filter shows a warning once for each place that gives it, and this is one place.

@@ -10,11 +10,12 @@ import torch
 from mlpug.adapter import Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import as_step_output
+from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
 from mlpug_lightning.batches import as_data_loader, to_device, to_host
 from mlpug_lightning.bridge import as_native_callbacks
 from mlpug_lightning.host import check_is_ours, pl, quiet
-from mlpug_lightning.module import EscapedStopIterationError, TrainingModule, checked_training_model
+from mlpug_lightning.module import TrainingModule, checked_training_model
 
 
 class LightningAdapter:
@@ -72,10 +73,8 @@ class LightningAdapter:
         if run.num_batches_per_epoch != known_length(run.dataset):
             trainer.limit_train_batches = run.num_batches_per_epoch or own_limit
         try:
-            with quiet():
+            with quiet(), unwrapped():
                 trainer.fit(module, train_dataloaders=as_data_loader(run.dataset))
-        except EscapedStopIterationError as escaped:
-            raise escaped.error from None
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits on Ctrl-C; that isn't ours to do
                 raise error.__context__ from None

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from mlpug.adapter import Events
+from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.host import pl
-from mlpug_lightning.module import EscapedStopIterationError
 
 
 class Bridge(pl.Callback):

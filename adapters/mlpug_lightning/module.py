@@ -12,6 +12,7 @@ import torch
 from mlpug.adapter import StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import as_step_output
+from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.batches import detached, to_device
 from mlpug_lightning.host import pl
 
@@ -21,14 +22,6 @@ _OPTIMIZATION_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-
-
-class EscapedStopIterationError(Exception):
-    """Carries a StopIteration of the user's code through Lightning, which would take it for the end of the data."""
-
-    def __init__(self, error: StopIteration) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 @dataclass(slots=True)

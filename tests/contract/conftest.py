@@ -7,6 +7,10 @@ import pytest
 _BACKENDS = {
     "fake": ("contract.backends.fake", "FakeBackend"),
     "lightning": ("contract.backends.lightning", "LightningBackend"),
+    "tensorflow": ("contract.backends.tensorflow_backend", "TensorFlowBackend"),
+    "tensorflow-eager": ("contract.backends.tensorflow_backend", "EagerTensorFlowBackend"),
+    "jax": ("contract.backends.jax_backend", "JaxBackend"),
+    "jax-eager": ("contract.backends.jax_backend", "EagerJaxBackend"),
 }
 
 

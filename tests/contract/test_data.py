@@ -4,9 +4,8 @@ import dataclasses
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
-from contract.backends.base import make_batches
+from contract.backends.base import assert_same_losses, assert_same_weights, make_batches
 
 from mlpug.callbacks import BatchSizeLogger, Callback, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.errors import DatasetError, MlpugWarning
@@ -77,9 +76,9 @@ def test_batches_of_any_nesting_train_the_same(backend, nest):
     manager = TrainingManager(trainer, [nest(x, y) for x, y in batches], callbacks=callbacks)
     trainer.set_training_model(backend.training_model())
     manager.start_training()
-    for name, weight in backend.weights().items():
-        np.testing.assert_array_equal(weight, expected_weights[name])
-    assert (losses, sizes) == (expected_losses, [8, 8, 8, 5])
+    assert_same_weights(backend, expected_weights)
+    assert_same_losses(backend, losses, expected_losses)
+    assert sizes == [8, 8, 8, 5]
     assert evaluator.evaluate_dataset([nest(x, y) for x, y in batches]) == evaluator.evaluate_dataset(batches)
 
 

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
-from contract.backends.base import make_batches
+from contract.backends.base import assert_same_losses, assert_same_weights, make_batches
 
 from mlpug.callbacks import Callback, LogProgress, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.evaluation import Metric, MetricEvaluator
@@ -35,12 +35,6 @@ def train(backend, batches, num_epochs, callbacks=(), **arguments):
     return trainer
 
 
-def assert_same_weights(weights, expected):
-    assert weights.keys() == expected.keys()
-    for name, weight in weights.items():
-        np.testing.assert_array_equal(weight, expected[name])
-
-
 def test_three_epochs_with_hello_worlds_callbacks_equal_a_hand_written_loop(backend):
     batches, validation_batches = make_batches(), make_batches((4, 3), seed=1)
     expected_weights, expected_losses = backend.train_by_hand(batches, num_epochs=3)
@@ -56,21 +50,20 @@ def test_three_epochs_with_hello_worlds_callbacks_equal_a_hand_written_loop(back
     manager = TrainingManager(trainer, batches, num_epochs=3, callbacks=callbacks)
     trainer.set_training_model(backend.training_model())
     manager.start_training()
-    assert_same_weights(backend.weights(), expected_weights)
-    assert record.losses == expected_losses
+    assert_same_weights(backend, expected_weights)
+    assert_same_losses(backend, record.losses, expected_losses)
     assert record.did_update == [True] * len(expected_losses)
     assert len(set(expected_losses)) == len(expected_losses) == 12
 
 
 def test_the_sliding_window_is_the_mean_over_the_samples_of_its_batches(backend):
     batches, record = make_batches(), Record()
-    _, losses = backend.train_by_hand(batches, num_epochs=2)
     trainer = backend.trainer()
     logger = TrainingMetricsLogger(MetricEvaluator(trainer=trainer), sliding_window_length=3)
     manager = TrainingManager(trainer, batches, num_epochs=2, callbacks=[logger, record])
     trainer.set_training_model(backend.training_model())
     manager.start_training()
-    sizes = [len(y) for _, y in batches] * 2
+    sizes, losses = [len(y) for _, y in batches] * 2, record.losses
     for index, value in enumerate(record.window_losses):
         window = range(max(0, index - 2), index + 1)
         mean = sum(Fraction(losses[i]) * sizes[i] for i in window) / sum(sizes[i] for i in window)
@@ -87,7 +80,8 @@ def test_a_datasets_loss_is_the_mean_over_its_samples_with_a_last_batch_of_anoth
     )
     evaluated = per_sample.evaluate_dataset(batches)
     assert len(evaluated["errors"]) == 19
-    np.testing.assert_allclose(evaluated["loss"], math.fsum(evaluated["errors"]) / 19, rtol=1e-14)
+    precision = 1e-14 if backend.is_bit_equal else 1e-6  # double and single precision
+    np.testing.assert_allclose(evaluated["loss"], math.fsum(evaluated["errors"]) / 19, rtol=precision)
     by_batch = [per_sample.evaluate_batch(batch)["loss"] for batch in batches]
     weighted = sum(Fraction(loss) * size for loss, size in zip(by_batch, (8, 8, 3), strict=True)) / 19
     assert evaluated["loss"] == float(weighted)
@@ -107,8 +101,9 @@ def test_evaluating_in_chunks_gives_the_metrics_of_the_whole_batch(backend):
     whole = MetricEvaluator(trainer=trainer, metrics=metrics).evaluate_dataset(batches)
     in_chunks = MetricEvaluator(trainer=trainer, metrics=metrics, batch_chunk_size=3).evaluate_dataset(batches)
     # Sums over samples in another order, and matrix products of other shapes: the last bits may differ.
-    np.testing.assert_allclose(in_chunks["loss"], whole["loss"], rtol=1e-13)
-    np.testing.assert_allclose(in_chunks["largest"], whole["largest"], rtol=1e-13)
+    precision = 1e-13 if backend.is_bit_equal else 1e-5  # these compute in double precision, the others in single
+    np.testing.assert_allclose(in_chunks["loss"], whole["loss"], rtol=precision)
+    np.testing.assert_allclose(in_chunks["largest"], whole["largest"], rtol=precision)
 
 
 def test_evaluating_changes_nothing_in_training(backend):
@@ -120,7 +115,7 @@ def test_evaluating_changes_nothing_in_training(backend):
     manager = TrainingManager(trainer, batches, num_epochs=2, callbacks=[logger])
     trainer.set_training_model(backend.training_model())
     manager.start_training()
-    assert_same_weights(backend.weights(), expected_weights)
+    assert_same_weights(backend, expected_weights)
 
 
 def test_a_second_manager_trains_on_from_where_the_first_ended(backend):
@@ -130,25 +125,62 @@ def test_a_second_manager_trains_on_from_where_the_first_ended(backend):
     trainer.set_training_model(backend.training_model())
     TrainingManager(trainer, batches, num_epochs=1).start_training()
     TrainingManager(trainer, batches, num_epochs=2).start_training()
-    assert_same_weights(backend.weights(), expected_weights)
+    assert_same_weights(backend, expected_weights)
 
 
-def test_the_training_model_knows_the_settings_and_whether_it_trains(backend):
-    calls = []
+def test_the_training_model_knows_whether_it_trains(backend):
+    modes = []
+    trainer = backend.trainer()
+    trainer.set_training_model(backend.training_model(spy=lambda batch, settings, mode: modes.append(mode)))
+    manager = TrainingManager(trainer, make_batches((4, 4)))
+    manager.start_training()
+    assert set(modes) == {False}
+    modes.clear()
+    MetricEvaluator(trainer=trainer).evaluate_dataset(make_batches((4, 4)))
+    assert set(modes) == {True}
+
+
+def test_settings_take_effect_in_the_next_batch(backend):
+    losses, scales = [], [None, 10.0, 100.0]
 
     class ChangeSettings(Callback):
         def on_batch_training_completed(self, batch, logs):
-            logs["training_settings"] = {"temperature": logs["current"]["batch_step"]}
-
-    def spy(batch_data, evaluate_settings, inference_mode):
-        calls.append((evaluate_settings, inference_mode, backend.gradients_are_on() and inference_mode))
+            losses.append(logs.at("training.batch.loss"))
+            logs["training_settings"] = {"scale": scales[len(losses)]} if len(losses) < 3 else None
 
     trainer = backend.trainer()
+    trainer.set_training_model(backend.training_model())
     evaluator = MetricEvaluator(trainer=trainer)
-    validation = TestMetricsLogger(
-        make_batches((4,)), "validation", evaluator, batch_level=False, evaluate_settings={"temperature": 9}
+    batch = make_batches((4,))[0]
+    unscaled = []
+
+    class Look(Callback):
+        def on_batch_training_start(self, batch_data, logs):
+            unscaled.append(evaluator.evaluate_batch(batch, {"scale": 1.0})["loss"])
+
+    callbacks = [Look(), TrainingMetricsLogger(evaluator), ChangeSettings()]
+    backend.without_dropout()
+    TrainingManager(trainer, [batch] * 3, callbacks=callbacks).start_training()
+    np.testing.assert_allclose(losses, [unscaled[0], 10 * unscaled[1], 100 * unscaled[2]], rtol=1e-5)
+    assert (
+        evaluator.evaluate_batch(batch, {"scale": 2.0})["loss"]
+        > evaluator.evaluate_batch(batch, {"scale": 1.0})["loss"]
     )
-    manager = TrainingManager(trainer, make_batches((4, 4)), callbacks=[ChangeSettings(), validation])
-    trainer.set_training_model(backend.training_model(spy=spy))
-    manager.start_training()
-    assert calls == [(None, False, False), ({"temperature": 0}, False, False), ({"temperature": 9}, True, False)]
+
+
+def test_evaluating_within_an_epoch_sees_the_weights_of_that_batch(backend):
+    batches, evaluated = make_batches(), []
+    trainer = backend.trainer()
+    trainer.set_training_model(backend.training_model())
+    evaluator = MetricEvaluator(trainer=trainer)
+
+    class Evaluate(Callback):
+        def on_batch_training_completed(self, batch, logs):
+            evaluated.append((evaluator.evaluate_batch(batches[0])["loss"], backend.weights()))
+
+    TrainingManager(trainer, batches, callbacks=[Evaluate()]).start_training()
+    for step in range(len(batches)):
+        expected, _ = backend.train_by_hand(batches[: step + 1], num_epochs=1)
+        for name, weight in evaluated[step][1].items():
+            np.testing.assert_allclose(weight, expected[name], rtol=1e-5, atol=1e-7)
+    assert len({loss for loss, _ in evaluated}) == len(batches)

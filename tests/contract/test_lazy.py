@@ -66,9 +66,9 @@ def test_batches_that_nobody_reads_make_no_transfer(backend):
 
 def test_a_value_that_is_read_is_transferred_once(backend):
     read = ReadLoss("training.batch.loss")
-    assert count_transfers(backend, read, logging_mode="batch") == (1, backend.transfers_to_read_a_loss)
+    assert count_transfers(backend, read, logging_mode="batch") == (1, backend.transfers_to_read_losses(1))
 
 
-def test_reading_a_window_transfers_all_that_is_new_in_it_at_once(backend):
+def test_reading_a_window_asks_once_for_all_that_is_new_in_it(backend):
     reads = ReadLoss("training.sliding_window.loss"), ReadLoss("training.sliding_window.loss")
-    assert count_transfers(backend, *reads, sliding_window_length=5) == (1, backend.transfers_to_read_a_loss)
+    assert count_transfers(backend, *reads, sliding_window_length=5) == (1, backend.transfers_to_read_losses(5))

@@ -19,8 +19,30 @@ def make_batches(sizes: Iterable[int] = (8, 8, 8, 5), seed: int = 0) -> list[tup
     return batches
 
 
+def assert_same_weights(backend: Any, expected: dict[str, np.ndarray]) -> None:
+    """Bit by bit where the backend does the same operations as its loop by hand."""
+    weights = backend.weights()
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        if backend.is_bit_equal:
+            np.testing.assert_array_equal(weight, expected[name])
+        else:
+            np.testing.assert_allclose(weight, expected[name], rtol=1e-5, atol=1e-7)
+
+
+def assert_same_losses(backend: Any, losses: list[float], expected: list[float]) -> None:
+    """The same for the losses of batches, which are sums over fewer operations."""
+    if backend.is_bit_equal:
+        assert losses == expected
+    else:
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
 class Backend(Protocol):
     """One is made for each test: a fresh model, always with the same first weights."""
+
+    is_bit_equal: bool  # whether training by hand does the same operations in the same order
+    calls_python_at_each_batch: bool  # or only when it compiles
 
     def trainer(self, **arguments: Any) -> Any:
         """A DefaultTrainer for the model; no training model is set yet."""
@@ -29,7 +51,7 @@ class Backend(Protocol):
         """The mean squared error of the model, as (loss, num_samples, predictions).
 
         `spy(batch_data, evaluate_settings, inference_mode)` is called first. `returns(loss, num_samples, predictions)`
-        makes what is returned instead.
+        makes what is returned instead. Where there are evaluate_settings, the loss is multiplied by their "scale".
         """
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -37,6 +59,9 @@ class Backend(Protocol):
 
     def train_by_hand(self, batches: list[Any], num_epochs: int) -> tuple[dict[str, np.ndarray], list[float]]:
         """The weights, and the loss of each batch, of a hand-written loop from the same first weights."""
+
+    def without_dropout(self) -> None:
+        """From now on training and inference mode compute the same."""
 
     def native_callback(self, hear: Callable[[str], None]) -> Any:
         """A callback of the host trainer that tells the events it hears, by the names of `Events`' methods."""
@@ -47,4 +72,5 @@ class Backend(Protocol):
     def transfers(self) -> Any:
         """A context that gives a list, to which every transfer to the host by the backend's own means is added."""
 
-    transfers_to_read_a_loss: int  # by the backend's own means
+    def transfers_to_read_losses(self, count: int) -> int:
+        """By the backend's own means, for so many losses with their num_samples at once."""

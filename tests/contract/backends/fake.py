@@ -11,6 +11,9 @@ _LEARNING_RATE = 0.05
 
 
 class FakeBackend:
+    is_bit_equal = True
+    calls_python_at_each_batch = True
+
     def __init__(self):
         self.model = LinearRegression(NUM_FEATURES)
         self.optimizer = GradientDescent(self.model.parameters, _LEARNING_RATE)
@@ -35,14 +38,17 @@ class FakeBackend:
                 bias = bias - _LEARNING_RATE * bias_gradient
         return {"weight": weight, "bias": bias}, losses
 
+    def without_dropout(self):
+        """There is none."""
+
     def native_callback(self, hear):
         return FakeNativeCallback(hear)
 
     def gradients_are_on(self):
         return False  # numpy has none: LinearRegression computes its own
 
-    # Everything is on the host already: there is nothing to transfer, and nothing that could be counted.
-    transfers_to_read_a_loss = 0
+    def transfers_to_read_losses(self, count):
+        return 0  # everything is on the host already: there is nothing to transfer, and nothing that could be counted
 
     def transfers(self):
         return contextlib.nullcontext([])
@@ -59,7 +65,10 @@ class _TrainModel:
     def __call__(self, batch_data, evaluate_settings, inference_mode=None):
         if self.spy is not None:
             self.spy(batch_data, evaluate_settings, inference_mode)
-        results = self.model(_arrays(batch_data), evaluate_settings, inference_mode)
+        loss, num_samples, predictions = self.model(_arrays(batch_data), evaluate_settings, inference_mode)
+        if evaluate_settings is not None:
+            loss *= evaluate_settings["scale"]
+        results = loss, num_samples, predictions
         return results if self.returns is None else self.returns(*results)
 
 

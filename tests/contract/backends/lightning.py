@@ -14,6 +14,9 @@ _TO_HOST = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__"
 
 
 class LightningBackend:
+    is_bit_equal = True
+    calls_python_at_each_batch = True
+
     def __init__(self):
         self.model, self.optimizer = _model_and_optimizer()
 
@@ -42,13 +45,17 @@ class LightningBackend:
                 losses.append(loss.item())
         return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}, losses
 
+    def without_dropout(self):
+        self.model[2].p = 0.0
+
     def native_callback(self, hear):
         return _Native(hear)
 
     def gradients_are_on(self):
         return torch.is_grad_enabled()
 
-    transfers_to_read_a_loss = 1
+    def transfers_to_read_losses(self, count):
+        return 1
 
     @contextlib.contextmanager
     def transfers(self):
@@ -96,7 +103,10 @@ class _TrainModel(torch.nn.Module):
             self.spy(batch_data, evaluate_settings, inference_mode)
         x, y = _arrays(batch_data)
         predictions = self.model(x).squeeze(1)
-        results = torch.nn.functional.mse_loss(predictions, y), len(y), predictions
+        loss = torch.nn.functional.mse_loss(predictions, y)
+        if evaluate_settings is not None:
+            loss = loss * evaluate_settings["scale"]
+        results = loss, len(y), predictions
         return results if self.returns is None else self.returns(*results)
 
 

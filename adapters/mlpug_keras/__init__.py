@@ -1,0 +1,1 @@
+"""mlpug on Keras 3: ``model.fit`` runs the loop, on TensorFlow or on JAX."""

@@ -1,0 +1,121 @@
+"""The step on JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from mlpug_keras.batches import Compiled
+from mlpug_keras.model import TrainingModel
+
+Values = list[Any]
+
+
+class JaxStep:
+    """Loss, gradients and update, by `jax.jit` unless it is to run eagerly."""
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        optimizer: keras.optimizers.Optimizer,
+        eager: bool,
+        compile_kwargs: Mapping[str, Any],
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._eager = eager
+        self._compile_kwargs = compile_kwargs
+        self._train = Compiled(self._make_train)
+        self._evaluate = Compiled(self._make_evaluate)
+        self._groups: tuple[Sequence[Any], ...] = ()
+
+    @staticmethod
+    def is_native(leaf: Any) -> bool:
+        """Whether JAX computes with it as it is."""
+        return isinstance(leaf, jax.Array)
+
+    @staticmethod
+    def read(arrays: list[Any]) -> list[Any]:
+        """The arrays on the host; all of them are on their way before the first one is waited for."""
+        for array in arrays:
+            array.copy_to_host_async()
+        return [np.asarray(array.item()) if array.ndim == 0 else np.asarray(array) for array in arrays]
+
+    @staticmethod
+    def as_train_function(train: Callable[[], dict[str, Any]]) -> Callable[..., Any]:
+        """What Keras calls on JAX; the state that it carries is empty."""
+        return lambda state, iterator: (train(), state)
+
+    def build(self, batch: Any, settings: Any) -> None:
+        """Create the variables of layers that don't have theirs yet, without computing anything."""
+        function, arrays = Compiled(lambda join: lambda arrays: self._loss(join(arrays), False)).of(batch, settings)
+        with keras.StatelessScope():
+            jax.eval_shape(function, arrays)
+
+    def train(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
+        """Train on the batch; return (loss, num_samples, auxiliary_results)."""
+        function, arrays = self._train.of(batch, settings)
+        groups = self._variables()
+        # The old values are given away to the compiled step, which makes the new ones in their place.
+        results, state = function([[variable.value for variable in group] for group in groups], arrays)
+        for variables, values in zip(groups, state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable._direct_assign(value)
+        checked: tuple[Any, Any, Any] = results
+        return checked
+
+    def evaluate(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
+        """The same of the batch in inference mode."""
+        function, arrays = self._evaluate.of(batch, settings)
+        trainable, non_trainable, _ = self._variables()
+        results: tuple[Any, Any, Any] = function([variable.value for variable in (*trainable, *non_trainable)], arrays)
+        return results
+
+    def _make_train(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+        def train(state: list[Values], arrays: list[Any]) -> tuple[Any, list[Values]]:
+            trainable, non_trainable, optimizer_values = state
+
+            def loss_of(trainable: Values) -> tuple[Any, Any]:
+                with self._scope([*trainable, *non_trainable]) as scope:
+                    loss, rest = self._loss(join(arrays), inference_mode=False)
+                _, variables, _ = self._variables()
+                pairs = zip(variables, non_trainable, strict=True)
+                changed = [_or(scope.get_current_value(variable), value) for variable, value in pairs]
+                return loss, (rest, changed)
+
+            (loss, (rest, changed)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+            trainable, optimizer_values = self._optimizer.stateless_apply(optimizer_values, gradients, trainable)
+            return (loss, *rest), [trainable, changed, optimizer_values]
+
+        return train if self._eager else jax.jit(train, donate_argnums=0, **self._compile_kwargs)
+
+    def _make_evaluate(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+        def evaluate(values: Values, arrays: list[Any]) -> tuple[Any, Any, Any]:
+            with self._scope(values):
+                loss, rest = self._loss(join(arrays), inference_mode=True)
+            return (loss, *rest)
+
+        return evaluate if self._eager else jax.jit(evaluate, **self._compile_kwargs)
+
+    def _loss(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, tuple[Any, Any]]:
+        loss, *rest = self._model.results(*batch_and_settings, inference_mode=inference_mode)
+        return loss, tuple(rest)  # type: ignore[return-value]
+
+    def _scope(self, values: Values) -> Any:
+        trainable, non_trainable, _ = self._variables()
+        return keras.StatelessScope(state_mapping=list(zip((*trainable, *non_trainable), values, strict=True)))
+
+    def _variables(self) -> tuple[Sequence[Any], ...]:
+        """Trainable and other variables of the model, and the optimizer's; they are all there once it is built."""
+        if not self._groups:
+            model = self._model
+            self._groups = (model.trainable_variables, model.non_trainable_variables, self._optimizer.variables)
+        return self._groups
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value

@@ -1,0 +1,113 @@
+"""The keras.Model that ``fit`` trains: it wraps the user's training model, and does the step its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from mlpug.adapter import StepOutput
+from mlpug.errors import ConfigurationError
+from mlpug.step_output import checked_results, counted
+from mlpug.stop_iteration import EscapedStopIterationError
+
+
+class _Mode(keras.layers.Layer):
+    """Calls something in training or inference mode: every layer inside follows, whatever is passed on to it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="mode")
+        self.built = True
+
+    def call(self, run: Callable[[], Any], training: bool | None = None) -> Any:
+        return run()
+
+
+class TrainingModel(keras.Model):
+    """What ``fit`` sees of the user's training model.
+
+    The layers' and the optimizer's variables always hold the latest values. Keras's own way on JAX, to carry them from
+    step to step and write them back once an epoch, would show callbacks old weights.
+
+    Attributes:
+        batch: the batch that is trained on.
+        step_output: what the training model gave for it; None before.
+    """
+
+    def __init__(self, training_model: keras.Model) -> None:
+        super().__init__()
+        self.training_model = training_model
+        self._mode = _Mode()
+        self.built = True
+        self.latest = Latest()
+        self.step: Any = None
+        self.evaluate_settings: Callable[[], Any] = lambda: None
+        self.has_native_callbacks = False
+
+    def results(self, batch: Any, settings: Any, inference_mode: bool) -> tuple[Any, Any, Any]:
+        """(loss, num_samples, auxiliary_results) of the batch, the last two None where they weren't returned."""
+
+        def run() -> Any:
+            try:
+                # Not by __call__, which refuses what a batch may hold: text beside arrays, say.
+                return self.training_model.call(batch, evaluate_settings=settings, inference_mode=inference_mode)
+            except StopIteration as error:
+                raise EscapedStopIterationError(error) from error
+
+        returned: list[Any] = []
+        self._mode(run=lambda: returned.append(run()), training=not inference_mode)
+        return checked_results(returned[0])
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras calls what is set here for each batch, with an iterator of its own, from which nothing is taken."""
+        self.train_function = self.step.as_train_function(self._train)
+
+    def _train(self) -> dict[str, Any]:
+        latest = self.latest
+        if latest.batch is None:
+            return {}  # an epoch without batches: Keras has to call this once, all the same
+        loss, num_samples, auxiliary_results = self.step.train(latest.batch, self.evaluate_settings())
+        latest.step_output = StepOutput(loss, counted(num_samples, latest.batch), auxiliary_results)
+        # Keras makes Python numbers of these at each batch: only where somebody may look at them.
+        return {"loss": loss} if self.has_native_callbacks else {}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """None of Keras's: mlpug's metrics are in the logs."""
+        return {}
+
+    def jax_state_sync(self) -> None:
+        """Nothing to write back: the variables hold the latest values."""
+
+    def _get_jax_state(self, **_: Any) -> tuple[list[Any], ...]:
+        return [], [], [], []
+
+    def _symbolic_build(self, *_: Any, **__: Any) -> None:
+        """Built before `fit`, by a batch."""
+
+
+class Latest:
+    """What changes at each batch; kept off the model, which tracks what is set on it."""
+
+    __slots__ = ("batch", "step_output")
+
+    def __init__(self) -> None:
+        self.batch: Any = None
+        self.step_output: StepOutput | None = None
+
+
+def checked_training_model(training_model: Any, model_components: dict[str, Any]) -> Any:
+    """The training model, if Keras can train it and finds the model components in it."""
+    if not isinstance(training_model, keras.layers.Layer):
+        raise ConfigurationError(
+            f"On Keras the training model must be a keras.Model or a keras.layers.Layer of Keras 3, not {training_model!r}. "
+            "Its call takes (batch_data, evaluate_settings, inference_mode) and returns the loss."
+        )
+    found = {id(layer) for layer in training_model._flatten_layers()}
+    for name, component in model_components.items():
+        if isinstance(component, keras.layers.Layer) and id(component) not in found:
+            raise ConfigurationError(
+                f"The model component {name!r} is not part of the training model, so it would not be trained: "
+                f"make it an attribute of {type(training_model).__name__}, or leave it out of model_components."
+            )
+    return training_model

@@ -1,0 +1,98 @@
+"""The step on TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mlpug_keras.batches import Compiled
+from mlpug_keras.model import TrainingModel
+
+
+class TensorFlowStep:
+    """Loss, gradients and update, by `tf.function` unless it is to run eagerly."""
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        optimizer: keras.optimizers.Optimizer,
+        eager: bool,
+        compile_kwargs: Mapping[str, Any],
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._eager = eager
+        self._compile_kwargs = compile_kwargs
+        self._train = Compiled(self._make_train)
+        self._evaluate = Compiled(self._make_evaluate)
+
+    @staticmethod
+    def is_native(leaf: Any) -> bool:
+        """Whether TensorFlow computes with it as it is."""
+        return isinstance(leaf, tf.Tensor) or hasattr(leaf, "_type_spec")
+
+    @staticmethod
+    def read(arrays: list[Any]) -> list[Any]:
+        """The arrays on the host: scalars of one kind, such as the losses of many batches, by one transfer."""
+        read: list[Any] = [None] * len(arrays)
+        scalars: dict[Any, list[int]] = {}
+        for index, array in enumerate(arrays):
+            if array.shape.rank == 0:
+                scalars.setdefault(array.dtype, []).append(index)
+            else:
+                read[index] = array.numpy()
+        for indices in scalars.values():
+            numbers = tf.stack([arrays[index] for index in indices]).numpy()
+            for index, number in zip(indices, numbers, strict=True):
+                read[index] = number
+        return read
+
+    @staticmethod
+    def as_train_function(train: Callable[[], dict[str, Any]]) -> Callable[..., Any]:
+        """What Keras calls on TensorFlow."""
+        return lambda iterator: train()
+
+    def build(self, batch: Any, settings: Any) -> None:
+        """Create the variables of layers that don't have theirs yet, without computing anything."""
+        function, arrays = Compiled(lambda join: lambda arrays: self._results(join(arrays), False)).of(batch, settings)
+        with keras.StatelessScope():
+            tf.function(function, autograph=False).get_concrete_function([tf.convert_to_tensor(a) for a in arrays])
+
+    def train(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
+        """Train on the batch; return (loss, num_samples, auxiliary_results)."""
+        function, arrays = self._train.of(batch, settings)
+        results: tuple[Any, Any, Any] = function(arrays)
+        return results
+
+    def evaluate(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
+        """The same of the batch in inference mode."""
+        function, arrays = self._evaluate.of(batch, settings)
+        results: tuple[Any, Any, Any] = function(arrays)
+        return results
+
+    def _make_train(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+        def train(arrays: list[Any]) -> tuple[Any, Any, Any]:
+            variables = self._model.trainable_variables
+            with tf.GradientTape() as tape:
+                loss, num_samples, auxiliary_results = self._results(join(arrays), inference_mode=False)
+            self._optimizer.apply(tape.gradient(loss, variables), variables)
+            return loss, num_samples, auxiliary_results
+
+        return self._compiled(train)
+
+    def _make_evaluate(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+        return self._compiled(lambda arrays: self._results(join(arrays), inference_mode=True))
+
+    def _results(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, Any, Any]:
+        return self._model.results(*batch_and_settings, inference_mode=inference_mode)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if self._eager:
+            return lambda arrays: function([tf.convert_to_tensor(array) for array in arrays])
+        compiled: Callable[..., Any] = tf.function(
+            function, autograph=False, reduce_retracing=True, **self._compile_kwargs
+        )
+        return compiled

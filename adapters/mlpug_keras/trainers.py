@@ -1,0 +1,63 @@
+"""``mlpug.tensorflow.trainers`` and ``mlpug.jax.trainers``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+import mlpug.trainers.default_trainer
+from mlpug.errors import ConfigurationError
+from mlpug.trainers import TrainingManager
+from mlpug.trainers.default_trainer import named
+from mlpug_keras.adapter import KerasAdapter
+
+if keras.config.backend() == "tensorflow":
+    from mlpug_keras.tensorflow_step import TensorFlowStep as _Step
+else:
+    from mlpug_keras.jax_step import JaxStep as _Step
+
+__all__ = ["DefaultTrainer", "TrainingManager"]
+
+
+class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
+    """Describes what is trained, and how Keras trains it.
+
+    Args:
+        optimizers: a `keras.optimizers.Optimizer`. It trains every trainable variable of the training model.
+        model_components: a Keras model or layer, or several by name: what is used after training.
+        eager_mode: True runs each step without compiling it: slower, and easier to debug.
+        compile_kwargs: for `tf.function` or `jax.jit`.
+        batch_data_signature: what each batch must be like: the same nesting, with something that has a shape and a
+            dtype (a `tf.TensorSpec`, a `jax.ShapeDtypeStruct`, ...) in the place of each array; None in a shape is any
+            length.
+
+    Raises:
+        ConfigurationError: not an optimizer of Keras 3, or more than one; compile_kwargs without compiling.
+
+    >>> classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> trainer = DefaultTrainer(optimizers=keras.optimizers.SGD(0.5), model_components=classifier)
+    >>> trainer.adapter.learning_rates()
+    {'optimizer': 0.5}
+    """
+
+    def __init__(
+        self,
+        optimizers: Any,
+        model_components: Any = None,
+        *,
+        eager_mode: bool = False,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        batch_data_signature: Any = None,
+    ) -> None:
+        if eager_mode and compile_kwargs is not None:
+            raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
+        adapter = KerasAdapter(
+            optimizers=named(optimizers, "optimizers", "optimizer"),
+            model_components={} if model_components is None else named(model_components, "model_components", "model"),
+            step=_Step,
+            eager=eager_mode,
+            compile_kwargs=compile_kwargs or {},
+        )
+        super().__init__(adapter, optimizers, model_components)

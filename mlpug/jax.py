@@ -1,0 +1,11 @@
+"""mlpug on JAX, trained by Keras 3: ``import mlpug.jax as mlp``."""
+
+from mlpug_keras import host
+
+from mlpug import callbacks, errors, evaluation, logging
+
+host.use("jax")  # before anything else of mlpug_keras imports Keras
+
+from mlpug_keras import trainers  # noqa: E402
+
+__all__ = ["callbacks", "errors", "evaluation", "logging", "trainers"]

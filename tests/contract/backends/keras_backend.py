@@ -1,0 +1,128 @@
+"""What the Keras adapter's two backends share in the contract suite."""
+
+import contextlib
+
+import keras
+import numpy as np
+from contract.backends.base import NUM_FEATURES
+
+LEARNING_RATE = 0.05
+
+
+class KerasBackend:
+    """A subclass names `mlp` and trains by hand."""
+
+    calls_python_at_each_batch = False  # compiled: the training model's code runs when it is traced
+    eager_mode = False
+    is_bit_equal = False
+
+    def __init__(self):
+        self.model = new_model()
+        self.optimizer = keras.optimizers.SGD(LEARNING_RATE)
+
+    def trainer(self, **arguments):
+        arguments.setdefault("eager_mode", self.eager_mode)
+        return self.mlp.trainers.DefaultTrainer(optimizers=self.optimizer, model_components=self.model, **arguments)
+
+    def training_model(self, spy=None, returns=None):
+        return TrainModel(self.model, spy, returns)
+
+    def weights(self):
+        return weights_of(self.model)
+
+    def without_dropout(self):
+        """There is none."""
+
+    def native_callback(self, hear):
+        return Native(hear)
+
+    def gradients_are_on(self):
+        return False  # gradients are of what a tape or a transformation was given
+
+    @contextlib.contextmanager
+    def transfers(self):
+        """Counts every way in which an array of the backend can reach Python, also on a CPU."""
+        kind, names = self.array_type, self.ways_to_host
+        seen, originals = [], {name: getattr(kind, name) for name in names}
+        depth = [0]
+
+        def counting(name):
+            def transfer(array, *arguments, **options):
+                if depth[0] == 0:  # one way may go by another
+                    seen.append(name)
+                depth[0] += 1
+                try:
+                    return originals[name](array, *arguments, **options)
+                finally:
+                    depth[0] -= 1
+
+            return transfer
+
+        try:
+            for name in names:
+                setattr(kind, name, counting(name))
+            yield seen
+        finally:
+            for name, original in originals.items():
+                setattr(kind, name, original)
+
+
+class TrainModel(keras.Model):
+    def __init__(self, model, spy=None, returns=None):
+        super().__init__()
+        self.model, self.spy, self.returns = model, spy, returns
+
+    def call(self, batch_data, evaluate_settings, inference_mode=None):
+        if self.spy is not None:
+            self.spy(batch_data, evaluate_settings, inference_mode)
+        x, y = _arrays(batch_data)
+        predictions = keras.ops.squeeze(self.model(x), axis=1)
+        loss = keras.ops.mean(keras.ops.square(predictions - keras.ops.cast(y, predictions.dtype)))
+        if evaluate_settings is not None:
+            loss = loss * evaluate_settings["scale"]
+        results = loss, keras.ops.shape(y)[0], predictions
+        return results if self.returns is None else self.returns(*results)
+
+
+class Native(keras.callbacks.Callback):
+    def __init__(self, hear):
+        super().__init__()
+        self.hear = hear
+
+    def on_train_begin(self, logs=None):
+        self.hear("training_started")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.hear("epoch_started")
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.hear("batch_started")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.hear("batch_ended")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.hear("epoch_ended")
+
+
+def new_model():
+    """Always with the same first weights."""
+    model = keras.Sequential(
+        [keras.Input((NUM_FEATURES,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1)]
+    )
+    random = np.random.default_rng(3)
+    model.set_weights([random.normal(size=weight.shape, scale=0.3) for weight in model.weights])
+    return model
+
+
+def weights_of(model):
+    return {str(index): weight for index, weight in enumerate(model.get_weights())}
+
+
+def _arrays(batch_data):
+    """x and y from any nesting that the tests use."""
+    if isinstance(batch_data, dict):
+        return batch_data["x"], batch_data["nested"]["y"]
+    if hasattr(batch_data, "x"):
+        return batch_data.x, batch_data.y
+    return batch_data
