@@ -5,16 +5,23 @@ import argparse
 import numpy as np
 
 
-def hello_world_arguments():
+def hello_world_arguments(can_be_eager=False):
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset", choices=["digits", "fashion-mnist"], default="digits")
     parser.add_argument("--epochs", type=int, default=10)
+    if can_be_eager:
+        parser.add_argument("--eager", action="store_true", help="run each step without compiling it")
     return parser.parse_args()
 
 
-def load_images(dataset):
-    """Return (train images, train labels, test images, test labels): floats from 0 to 1, and whole numbers 0 to 9."""
-    return {"digits": load_digits, "fashion-mnist": load_fashion_mnist}[dataset]()
+def load_images(dataset, fashion_mnist):
+    """Return (train images, train labels, test images, test labels): floats from 0 to 1, and whole numbers 0 to 9.
+
+    Args:
+        dataset: "digits" or "fashion-mnist".
+        fashion_mnist: loads the latter.
+    """
+    return {"digits": load_digits, "fashion-mnist": fashion_mnist}[dataset]()
 
 
 def load_digits():
@@ -26,7 +33,7 @@ def load_digits():
     return images[:1500], labels[:1500], images[1500:], labels[1500:]
 
 
-def load_fashion_mnist():
+def fashion_mnist_from_torchvision():
     """Pictures of clothes of 28 x 28 pixels, downloaded by torchvision."""
     from torchvision.datasets import FashionMNIST
 
@@ -34,4 +41,14 @@ def load_fashion_mnist():
     for is_train in (True, False):
         data = FashionMNIST("data", train=is_train, download=True)
         parts += [data.data.numpy().astype(np.float32) / 255, data.targets.numpy()]
+    return tuple(parts)
+
+
+def fashion_mnist_from_keras():
+    """The same, downloaded by Keras."""
+    import keras
+
+    parts = []
+    for images, labels in keras.datasets.fashion_mnist.load_data():
+        parts += [images.astype(np.float32) / 255, labels.astype(np.int64)]
     return tuple(parts)

@@ -4,26 +4,25 @@ python examples/hello_world_pytorch.py
 python examples/hello_world_pytorch.py --dataset fashion-mnist --epochs 5
 """
 
-import torch
-from data import hello_world_arguments, load_images
+import mlpug.pytorch as mlp  # isort: skip
 
-import mlpug.pytorch as mlp
+import torch
+from data import fashion_mnist_from_torchvision, hello_world_arguments, load_images
 
 mlp.logging.use_fancy_colors()
 
 options = hello_world_arguments()
-train_images, train_labels, test_images, test_labels = load_images(options.dataset)
-num_pixels = train_images[0].size
+images_and_labels = load_images(options.dataset, fashion_mnist_from_torchvision)
+train_images, train_labels, test_images, test_labels = map(torch.from_numpy, images_and_labels)
 
-training_data = list(zip(torch.from_numpy(train_images), torch.from_numpy(train_labels), strict=True))
-test_data = list(zip(torch.from_numpy(test_images), torch.from_numpy(test_labels), strict=True))
-
+training_data = torch.utils.data.TensorDataset(train_images, train_labels)
+validation_data = torch.utils.data.TensorDataset(test_images, test_labels)
 training_dataset = torch.utils.data.DataLoader(training_data, batch_size=32, shuffle=False, num_workers=2)
-validation_dataset = torch.utils.data.DataLoader(test_data, batch_size=32, shuffle=False, num_workers=2)
+validation_dataset = torch.utils.data.DataLoader(validation_data, batch_size=32, shuffle=False, num_workers=2)
 
 classifier = torch.nn.Sequential(
     torch.nn.Flatten(),
-    torch.nn.Linear(num_pixels, 128),
+    torch.nn.Linear(train_images[0].numel(), 128),
     torch.nn.ReLU(),
     torch.nn.Linear(128, 10),
 )
@@ -57,6 +56,6 @@ manager = mlp.trainers.TrainingManager(trainer, training_dataset, num_epochs=opt
 trainer.set_training_model(train_model)
 manager.start_training()
 
-image, real_label = test_data[0]
-predicted_label = int(classifier(image.unsqueeze(0)).argmax())
-print(f"\nreal label = {int(real_label)}, predicted label = {predicted_label}")
+logits = list(classifier(test_images[:1])[0])
+predicted_label = logits.index(max(logits))
+print(f"\nreal label = {int(test_labels[0])}, predicted label = {predicted_label}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,10 +13,11 @@ from mlpug.adapter import Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import counted
 from mlpug.stop_iteration import unwrapped
-from mlpug_keras.batches import to_host, to_native
+from mlpug_keras.batches import to_host
 from mlpug_keras.bridge import Feed, Placeholders, as_native_callbacks
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
+from mlpug_keras.signature import accepted
 
 
 class KerasAdapter:
@@ -27,6 +29,7 @@ class KerasAdapter:
         step: the class of the backend's step.
         eager: whether steps run without being compiled.
         compile_kwargs: for the backend's compiler.
+        signature: what a batch must be like, or None.
     """
 
     def __init__(
@@ -36,12 +39,15 @@ class KerasAdapter:
         step: type[Any],
         eager: bool,
         compile_kwargs: Mapping[str, Any],
+        signature: Any,
     ) -> None:
         self._name, self._optimizer = _the_optimizer(optimizers)
         self._model_components = dict(model_components)
         self._step = step
         self._eager = eager
         self._compile_kwargs = compile_kwargs
+        self._signature = signature
+        self._accept = partial(accepted, is_native=step.is_native, signature=signature)
         self._model: Any = None
 
     @property
@@ -52,14 +58,14 @@ class KerasAdapter:
     def set_training_model(self, training_model: Any) -> None:
         """Take a Keras model or layer."""
         model = TrainingModel(checked_training_model(training_model, self._model_components))
-        model.step = self._step(model, self._optimizer, self._eager, self._compile_kwargs)
+        model.step = self._step(model, self._optimizer, self._eager, self._compile_kwargs, self._signature)
         model.compile(optimizer=self._optimizer, run_eagerly=self._eager)
         self._model = model
 
     def fit(self, run: Run) -> None:
         """Let Keras train."""
         model = self._model
-        feed = Feed(model, run)
+        feed = Feed(model, run, self._accept)
         callbacks = as_native_callbacks(model, run, feed)
         model.evaluate_settings = run.evaluate_settings
         model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
@@ -83,7 +89,7 @@ class KerasAdapter:
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """Call the training model on one batch in inference mode."""
         step = self._model.step
-        batch = to_native(batch, step.is_native)
+        batch = self._accept(batch)
         with unwrapped(), unchanged_errors():
             self._build(batch, evaluate_settings)
             loss, num_samples, auxiliary_results = step.evaluate(batch, evaluate_settings)

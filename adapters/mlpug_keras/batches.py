@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mlpug.trees import leaves, map_leaves
+
+Join = Callable[[list[Any]], Any]
 
 
 class _Place:
@@ -59,10 +62,11 @@ class Compiled:
     """A function of (batch, settings), compiled once for each template of theirs.
 
     Args:
-        make: ``make(join)`` returns the compiled function of the arrays; ``join(arrays)`` is (batch, settings).
+        make: ``make(join, arrays)`` returns the compiled function of such arrays, of which ``join(arrays)`` makes the
+            batch and its settings again.
     """
 
-    def __init__(self, make: Callable[[Callable[[list[Any]], Any]], Callable[..., Any]]) -> None:
+    def __init__(self, make: Callable[[Join, list[Any]], Callable[..., Any]]) -> None:
         self._make = make
         # The template is kept too: its text may hold the address of an object, which must not be given to another.
         self._functions: dict[str, tuple[Callable[..., Any], Any]] = {}
@@ -72,7 +76,7 @@ class Compiled:
         arrays, template = split(batch, settings)
         key = repr(template)
         if key not in self._functions:
-            self._functions[key] = self._make(lambda arrays: joined(template, arrays)), template
+            self._functions[key] = self._make(partial(joined, template), arrays), template
         return self._functions[key][0], arrays
 
 
@@ -88,7 +92,10 @@ def to_native(batch: Any, is_native: Callable[[Any], bool]) -> Any:
 
 
 def to_host(tree: Any, is_native: Callable[[Any], bool], read: Callable[[list[Any]], list[Any]]) -> Any:
-    """The same nesting with numpy arrays, and numbers for those without an axis; `read` gets the backend's all at once."""
+    """The same nesting with numpy arrays, and numbers for those without an axis.
+
+    `read` gets all arrays of the backend at once, and gives their values on the host.
+    """
     arrays = iter(read([leaf for leaf in leaves(tree) if is_native(leaf)]))
     return map_leaves(lambda leaf: _plain(next(arrays) if is_native(leaf) else leaf), tree)
 

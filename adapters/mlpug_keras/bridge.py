@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from mlpug.adapter import Events, Run
 from mlpug.stop_iteration import EscapedStopIterationError
-from mlpug_keras.batches import to_native
 from mlpug_keras.model import TrainingModel
 
 
@@ -21,8 +20,9 @@ class Feed(keras.callbacks.Callback):
     A StopIteration here is how Keras learns that the epoch has no more batches.
     """
 
-    def __init__(self, training_model: TrainingModel, run: Run) -> None:
+    def __init__(self, training_model: TrainingModel, run: Run, accept: Callable[[Any], Any]) -> None:
         super().__init__()
+        self._accept = accept
         self._model_of_ours = training_model
         self._dataset: Iterable[Any] = run.dataset
         self._num_batches = run.num_batches_per_epoch
@@ -67,8 +67,7 @@ class Feed(keras.callbacks.Callback):
 
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:
-            is_native = self._model_of_ours.step.is_native
-            self._fetched = [to_native(batch, is_native) for batch in islice(self._batches, 1)]
+            self._fetched = [self._accept(batch) for batch in islice(self._batches, 1)]
 
 
 class Bridge(keras.callbacks.Callback):

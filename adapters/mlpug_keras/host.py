@@ -35,8 +35,8 @@ def use(backend: str) -> None:
         )
     if keras.config.backend() != backend:
         raise ConfigurationError(
-            f"Keras was imported before mlpug.{backend} and runs on {keras.config.backend()} in this process, where that "
-            f"can't be changed any more. Import mlpug.{backend} before keras, or set the environment variable "
+            f"Keras was imported before mlpug.{backend} and runs on {keras.config.backend()} in this process, where "
+            f"that can't be changed any more. Import mlpug.{backend} before keras, or set the environment variable "
             f"KERAS_BACKEND={backend} before Python starts; and use one of mlpug's Keras backends in a process."
         )
     if backend == "tensorflow" and os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):

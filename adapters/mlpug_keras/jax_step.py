@@ -9,13 +9,13 @@ import jax
 import keras
 import numpy as np
 
-from mlpug_keras.batches import Compiled
+from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 
 Values = list[Any]
 
 
-class JaxStep:
+class Step:
     """Loss, gradients and update, by `jax.jit` unless it is to run eagerly."""
 
     def __init__(
@@ -24,6 +24,7 @@ class JaxStep:
         optimizer: keras.optimizers.Optimizer,
         eager: bool,
         compile_kwargs: Mapping[str, Any],
+        signature: Any,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
@@ -52,7 +53,7 @@ class JaxStep:
 
     def build(self, batch: Any, settings: Any) -> None:
         """Create the variables of layers that don't have theirs yet, without computing anything."""
-        function, arrays = Compiled(lambda join: lambda arrays: self._loss(join(arrays), False)).of(batch, settings)
+        function, arrays = Compiled(lambda join, _: lambda arrays: self._loss(join(arrays), False)).of(batch, settings)
         with keras.StatelessScope():
             jax.eval_shape(function, arrays)
 
@@ -75,7 +76,7 @@ class JaxStep:
         results: tuple[Any, Any, Any] = function([variable.value for variable in (*trainable, *non_trainable)], arrays)
         return results
 
-    def _make_train(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    def _make_train(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def train(state: list[Values], arrays: list[Any]) -> tuple[Any, list[Values]]:
             trainable, non_trainable, optimizer_values = state
 
@@ -93,7 +94,7 @@ class JaxStep:
 
         return train if self._eager else jax.jit(train, donate_argnums=0, **self._compile_kwargs)
 
-    def _make_evaluate(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def evaluate(values: Values, arrays: list[Any]) -> tuple[Any, Any, Any]:
             with self._scope(values):
                 loss, rest = self._loss(join(arrays), inference_mode=True)
@@ -103,7 +104,7 @@ class JaxStep:
 
     def _loss(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, tuple[Any, Any]]:
         loss, *rest = self._model.results(*batch_and_settings, inference_mode=inference_mode)
-        return loss, tuple(rest)  # type: ignore[return-value]
+        return loss, tuple(rest)
 
     def _scope(self, values: Values) -> Any:
         trainable, non_trainable, _ = self._variables()

@@ -100,8 +100,9 @@ def checked_training_model(training_model: Any, model_components: dict[str, Any]
     """The training model, if Keras can train it and finds the model components in it."""
     if not isinstance(training_model, keras.layers.Layer):
         raise ConfigurationError(
-            f"On Keras the training model must be a keras.Model or a keras.layers.Layer of Keras 3, not {training_model!r}. "
-            "Its call takes (batch_data, evaluate_settings, inference_mode) and returns the loss."
+            "On Keras the training model must be a keras.Model or keras.layers.Layer of Keras 3, "
+            f"not {training_model!r}. Its call takes (batch_data, evaluate_settings, inference_mode) and "
+            "returns the loss."
         )
     found = {id(layer) for layer in training_model._flatten_layers()}
     for name, component in model_components.items():

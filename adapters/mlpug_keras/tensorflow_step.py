@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mlpug_keras.batches import Compiled
+from mlpug.trees import leaves
+from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 
 
-class TensorFlowStep:
+class Step:
     """Loss, gradients and update, by `tf.function` unless it is to run eagerly."""
 
     def __init__(
@@ -21,11 +22,13 @@ class TensorFlowStep:
         optimizer: keras.optimizers.Optimizer,
         eager: bool,
         compile_kwargs: Mapping[str, Any],
+        signature: Any,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._eager = eager
         self._compile_kwargs = compile_kwargs
+        self._signature = [] if signature is None else list(leaves(signature))
         self._train = Compiled(self._make_train)
         self._evaluate = Compiled(self._make_evaluate)
 
@@ -57,7 +60,9 @@ class TensorFlowStep:
 
     def build(self, batch: Any, settings: Any) -> None:
         """Create the variables of layers that don't have theirs yet, without computing anything."""
-        function, arrays = Compiled(lambda join: lambda arrays: self._results(join(arrays), False)).of(batch, settings)
+        function, arrays = Compiled(lambda join, _: lambda arrays: self._results(join(arrays), False)).of(
+            batch, settings
+        )
         with keras.StatelessScope():
             tf.function(function, autograph=False).get_concrete_function([tf.convert_to_tensor(a) for a in arrays])
 
@@ -73,7 +78,7 @@ class TensorFlowStep:
         results: tuple[Any, Any, Any] = function(arrays)
         return results
 
-    def _make_train(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    def _make_train(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def train(arrays: list[Any]) -> tuple[Any, Any, Any]:
             variables = self._model.trainable_variables
             with tf.GradientTape() as tape:
@@ -81,18 +86,20 @@ class TensorFlowStep:
             self._optimizer.apply(tape.gradient(loss, variables), variables)
             return loss, num_samples, auxiliary_results
 
-        return self._compiled(train)
+        return self._compiled(train, arrays)
 
-    def _make_evaluate(self, join: Callable[[list[Any]], Any]) -> Callable[..., Any]:
-        return self._compiled(lambda arrays: self._results(join(arrays), inference_mode=True))
+    def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
+        return self._compiled(lambda arrays: self._results(join(arrays), inference_mode=True), arrays)
 
     def _results(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, Any, Any]:
         return self._model.results(*batch_and_settings, inference_mode=inference_mode)
 
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _compiled(self, function: Callable[..., Any], example: list[Any]) -> Callable[..., Any]:
         if self._eager:
             return lambda arrays: function([tf.convert_to_tensor(array) for array in arrays])
-        compiled: Callable[..., Any] = tf.function(
-            function, autograph=False, reduce_retracing=True, **self._compile_kwargs
-        )
+        # With a signature one trace serves every batch; without, one for each shape, until TensorFlow relaxes them.
+        specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in self._signature]
+        rest = [tf.TensorSpec(array.shape, array.dtype) for array in example[len(specs) :]]
+        options = {"input_signature": [specs + rest]} if specs else {"reduce_retracing": True}
+        compiled: Callable[..., Any] = tf.function(function, autograph=False, **options, **self._compile_kwargs)
         return compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -13,10 +14,7 @@ from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_keras.adapter import KerasAdapter
 
-if keras.config.backend() == "tensorflow":
-    from mlpug_keras.tensorflow_step import TensorFlowStep as _Step
-else:
-    from mlpug_keras.jax_step import JaxStep as _Step
+_Step = import_module(f"mlpug_keras.{keras.config.backend()}_step").Step
 
 __all__ = ["DefaultTrainer", "TrainingManager"]
 
@@ -59,5 +57,6 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             step=_Step,
             eager=eager_mode,
             compile_kwargs=compile_kwargs or {},
+            signature=batch_data_signature,
         )
         super().__init__(adapter, optimizers, model_components)

@@ -27,6 +27,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
             return _as_tensor(leaf).to(device) if leaf.dtype.kind in "biufc" else leaf
         if hasattr(leaf, "to") and callable(leaf.to):
             return leaf.to(device)
+        if hasattr(leaf, "__array__") and not isinstance(leaf, np.generic):  # TensorFlow's and JAX's arrays
+            return move(np.asarray(leaf))
         return leaf
 
     return map_leaves(move, batch)

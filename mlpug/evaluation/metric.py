@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from mlpug.adapter import StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.evaluation.mean import WeightedMean
+from mlpug.evaluation.streaming import Stream, StreamingMetric, as_plain, is_streaming
 
 ToHost = Callable[[Any], Any]
-
-
-@runtime_checkable
-class StreamingMetric(Protocol):
-    """A metric that takes batch after batch in constant memory. Every torchmetrics metric is one."""
-
-    def update(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """Take the inputs of one batch."""
-
-    def compute(self) -> Any:
-        """The value over everything taken since the last reset."""
-
-    def reset(self) -> Any:
-        """Forget everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +26,9 @@ class Metric:
         compute: ``compute(inputs)`` turns the inputs of one or many batches into a number, a tuple (its first value
             is what progress shows) or a dict. It gets the same nesting with numpy arrays: those of several batches
             are joined along their first axis, and a number from each batch becomes an array with an entry for each
-            batch. Or a `StreamingMetric`, torchmetrics' for instance: then a dataset streams through it in constant
-            memory, and it gets the inputs as they were picked, still on their device: a tuple as positional
-            arguments, a dict as named ones.
+            batch. Or a `StreamingMetric`, such as those of torchmetrics and of Keras: then a dataset streams through it
+            in constant memory, and it gets the inputs as they were picked, still on their device: a tuple as
+            positional arguments, a dict as named ones.
 
     Raises:
         ConfigurationError: `inputs` can't be called, or `compute` is neither a function nor a streaming metric.
@@ -67,7 +53,7 @@ class Metric:
                 f"Metric(compute=...) must be a function or a metric object, not the class {self.compute.__name__}: "
                 "make an object of it."
             )
-        if not callable(self.compute) and not isinstance(self.compute, StreamingMetric):
+        if not callable(self.compute) and not is_streaming(self.compute):
             raise ConfigurationError(
                 "Metric(compute=...) must be a function of the inputs, or have update, compute and reset as "
                 f"torchmetrics' metrics have, not {self.compute!r}."
@@ -76,14 +62,15 @@ class Metric:
     @property
     def streams(self) -> bool:
         """Whether batches stream through the metric, so that a dataset takes constant memory."""
-        return isinstance(self.compute, StreamingMetric)
+        return is_streaming(self.compute)
 
     def collector(self, to_host: ToHost) -> Collector:
         """A fresh collector for the inputs of a number of batches."""
         if isinstance(self.compute, WeightedMean):
             return _Averaged(to_host)
-        if isinstance(self.compute, StreamingMetric):
-            return _Streamed(self.compute)
+        if self.streams:
+            return Stream(self.compute)
+        assert callable(self.compute)
         return _Joined(self.compute, to_host)
 
     def value(self, inputs: Iterable[Any], to_host: ToHost) -> Any:
@@ -124,26 +111,6 @@ class _Averaged:
     def _settle(self) -> None:
         if self._on_device:
             self._mean.update(*value_and_weight(self._to_host(self._on_device.pop())))
-
-
-class _Streamed:
-    """Streams through a copy of the user's metric, so that several evaluations don't disturb each other."""
-
-    def __init__(self, metric: StreamingMetric) -> None:
-        self._metric = copy.deepcopy(metric)
-        self._metric.reset()
-
-    def add(self, picked: Any) -> None:
-        _follow_device(self._metric, picked)
-        if isinstance(picked, dict):
-            self._metric.update(**picked)
-        elif isinstance(picked, tuple):
-            self._metric.update(*picked)
-        else:
-            self._metric.update(picked)
-
-    def value(self) -> Any:
-        return as_plain(self._metric.compute())
 
 
 class _Joined:
@@ -200,29 +167,3 @@ def join(batches: Sequence[Any]) -> Any:
     if np.ndim(first) == 0:
         return np.asarray(batches)
     return np.concatenate(batches, axis=0)
-
-
-def as_plain(value: Any) -> Any:
-    """Scalars of any library as Python numbers, also inside dicts, lists and tuples; the rest as it is.
-
-    >>> as_plain({"accuracy": np.float32(0.5), "counts": np.array([1, 2])})
-    {'accuracy': 0.5, 'counts': array([1, 2])}
-    """
-    if isinstance(value, dict):
-        return {name: as_plain(item) for name, item in value.items()}
-    if type(value) is tuple or type(value) is list:
-        return type(value)(as_plain(item) for item in value)
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return value.item()
-    return value
-
-
-def _follow_device(metric: Any, picked: Any) -> None:
-    """Move a metric that lives on a device, as torchmetrics' do, to where its inputs are."""
-    if hasattr(metric, "to") and hasattr(metric, "device"):
-        values = picked.values() if isinstance(picked, dict) else picked if isinstance(picked, tuple) else (picked,)
-        for value in values:
-            if hasattr(value, "device"):
-                if metric.device != value.device:
-                    metric.to(value.device)
-                return

@@ -33,12 +33,12 @@ def test_the_core_loads_no_ml_library(loaded_by, module):
     assert loaded_by(module) == set()
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path):
+def test_the_wheel_holds_the_core_and_its_adapters_and_nothing_else(tmp_path):
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     top_level = {name.split("/")[0] for name in names}
-    assert {name for name in top_level if not name.endswith(".dist-info")} == {"mlpug", "mlpug_lightning"}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"mlpug", "mlpug_lightning", "mlpug_keras"}
     assert {"mlpug/py.typed", "mlpug_lightning/py.typed", "mlpug/pytorch.py"} <= set(names)
 
 
