@@ -4,7 +4,7 @@ python examples/hello_world_jax.py
 python examples/hello_world_jax.py --dataset fashion-mnist --epochs 5
 """
 
-import mlpug.jax as mlp  # isort: skip - before keras, which is told here to run on JAX
+import mlpug.jax as mlp  # isort: skip - before Keras, which it sets to run on JAX
 
 import keras
 from data import fashion_mnist_from_keras, hello_world_arguments, load_images

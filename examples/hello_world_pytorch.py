@@ -4,10 +4,10 @@ python examples/hello_world_pytorch.py
 python examples/hello_world_pytorch.py --dataset fashion-mnist --epochs 5
 """
 
-import mlpug.pytorch as mlp  # isort: skip
-
 import torch
 from data import fashion_mnist_from_torchvision, hello_world_arguments, load_images
+
+import mlpug.pytorch as mlp
 
 mlp.logging.use_fancy_colors()
 

@@ -5,7 +5,7 @@ python examples/hello_world_tensorflow.py --dataset fashion-mnist --epochs 5
 python examples/hello_world_tensorflow.py --eager
 """
 
-import mlpug.tensorflow as mlp  # isort: skip
+import mlpug.tensorflow as mlp  # isort: skip - before TensorFlow, which it keeps quiet
 
 import tensorflow as tf
 from data import fashion_mnist_from_keras, hello_world_arguments, load_images

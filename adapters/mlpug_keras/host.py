@@ -22,6 +22,9 @@ def use(backend: str) -> None:
     """
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = backend
+    if backend == "tensorflow":
+        # Without what its C++ side tells about the processor; warnings stay. It is read when TensorFlow is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     try:
         importlib.import_module(backend)
         keras = importlib.import_module("keras")

@@ -31,8 +31,10 @@ class TrainingModel(keras.Model):
     step to step and write them back once an epoch, would show callbacks old weights.
 
     Attributes:
-        batch: the batch that is trained on.
-        step_output: what the training model gave for it; None before.
+        latest: the batch that is trained on, and what the training model gave for it.
+        step: the backend's.
+        evaluate_settings: gives those of the next step.
+        has_native_callbacks: whether Keras's own callbacks listen.
     """
 
     def __init__(self, training_model: keras.Model) -> None:

@@ -1,5 +1,6 @@
-"""The examples on Keras, each in a process of its own: what is printed, on both streams."""
+"""Hello World on Keras, each in a process of its own: what it prints, on both streams."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -11,29 +12,58 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 RUNS = {
-    "tensorflow": ["hello_world_tensorflow.py", "--epochs", "2"],
-    "tensorflow-eager": ["hello_world_tensorflow.py", "--eager", "--epochs", "1"],
-    "jax": ["hello_world_jax.py", "--epochs", "2"],
+    "tensorflow": [(2, []), (1, ["--eager"])],  # the number of epochs, and what else is asked for
+    "jax": [(2, [])],
 }
 
-# The epoch's number is left to each run.
-END = """
-    #{79}
-    Epoch LAST/LAST\tREADY - Duration 0:\\d\\d:\\d\\d
-    Moving average:
-    training       : loss          \\d\\.\\d{3}\\.
 
-    Computed over dataset:
-    validation     : loss          \\d\\.\\d{3}\\.
-
-
-
-    INFO    : TrainingManager::start_training : Training completed\\. All good! ❤️
-
-    real label = \\d, predicted label = \\d
-"""
-KNOWN = r"#{79}|Epoch .*|Batch:|Moving average:|Computed over dataset:|(training|validation) .*|INFO .*|real label.*|"
+def pytest_generate_tests(metafunc):
+    """Run the examples of the backends that --backend names, or all; where it names none of these, that is an error."""
+    asked_for = metafunc.config.getoption("--backend") or list(RUNS)
+    runs = [(backend, *run) for backend in RUNS if backend in asked_for for run in RUNS[backend]]
+    if not runs:
+        raise pytest.UsageError(
+            f"tests/keras/test_examples.py needs --backend {' or --backend '.join(RUNS)}, not {asked_for}."
+        )
+    ids = ["".join([backend, *options]) for backend, _, options in runs]
+    metafunc.parametrize(("name", "num_epochs", "options"), runs, ids=ids)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A run for each --backend that has an example; none of them is an error, not a skip."""
+def run_example(script, *arguments):
+    # Not what the developer's shell says: what somebody sees who set nothing.
+    unset = ("TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND", "PYTHONWARNINGS")
+    return subprocess.run(
+        [sys.executable, f"examples/{script}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
+        env={variable: value for variable, value in os.environ.items() if variable not in unset},
+    )
+
+
+def test_hello_world_prints_what_mlpug_says_and_nothing_else(name, num_epochs, options):
+    hello = run_example(f"hello_world_{name}.py", "--epochs", str(num_epochs), *options)
+    assert hello.returncode == 0, hello.stderr
+    assert hello.stderr == ""
+    last = num_epochs - 1
+    expected = f"""
+        #{{79}}
+        Epoch {last}/{last}\tREADY - Duration 0:00:\\d\\d
+        Moving average:
+        training       : loss          \\d\\.\\d{{3}}\\.
+
+        Computed over dataset:
+        validation     : loss          \\d\\.\\d{{3}}\\.
+
+
+
+        INFO    : TrainingManager::start_training : Training completed\\. All good! ❤️
+
+        real label = \\d, predicted label = \\d
+    """
+    assert re.search(textwrap.dedent(expected).strip() + r"\n$", hello.stdout), hello.stdout
+    known = (
+        r"#{79}|Epoch .*|Batch:|Moving average:|Computed over dataset:|(training|validation) .*|INFO .*|real label.*|"
+    )
+    assert [line for line in hello.stdout.splitlines() if not re.fullmatch(known, line)] == []
