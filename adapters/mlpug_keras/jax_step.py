@@ -61,8 +61,9 @@ class Step:
         """Train on the batch; return (loss, num_samples, auxiliary_results)."""
         function, arrays = self._train.of(batch, settings)
         groups = self._variables()
-        # The old values are given away to the compiled step, which makes the new ones in their place.
-        results, state = function([[variable.value for variable in group] for group in groups], arrays)
+        # The old values are given away to the compiled step, which makes the new ones in their place, as Keras's fit
+        # does. `_value` and not `value`, which looks for scopes that aren't there, longer than the step takes to start.
+        results, state = function([[variable._value for variable in group] for group in groups], arrays)
         for variables, values in zip(groups, state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable._direct_assign(value)
@@ -92,7 +93,7 @@ class Step:
             trainable, optimizer_values = self._optimizer.stateless_apply(optimizer_values, gradients, trainable)
             return (loss, *rest), [trainable, changed, optimizer_values]
 
-        return train if self._eager else jax.jit(train, donate_argnums=0, **self._compile_kwargs)
+        return train if self._eager else jax.jit(train, **{"donate_argnums": 0, **self._compile_kwargs})
 
     def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def evaluate(values: Values, arrays: list[Any]) -> tuple[Any, Any, Any]:

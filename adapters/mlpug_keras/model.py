@@ -81,8 +81,8 @@ class TrainingModel(keras.Model):
     def jax_state_sync(self) -> None:
         """Nothing to write back: the variables hold the latest values."""
 
-    def _get_jax_state(self, **_: Any) -> tuple[list[Any], ...]:
-        return [], [], [], []
+    def _get_jax_state(self, **_: Any) -> tuple[None, ...]:
+        return None, None, None, None
 
     def _symbolic_build(self, *_: Any, **__: Any) -> None:
         """Built before `fit`, by a batch."""

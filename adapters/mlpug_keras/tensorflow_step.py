@@ -100,6 +100,8 @@ class Step:
         # With a signature one trace serves every batch; without, one for each shape, until TensorFlow relaxes them.
         specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in self._signature]
         rest = [tf.TensorSpec(array.shape, array.dtype) for array in example[len(specs) :]]
-        options = {"input_signature": [specs + rest]} if specs else {"reduce_retracing": True}
-        compiled: Callable[..., Any] = tf.function(function, autograph=False, **options, **self._compile_kwargs)
+        shapes = {"input_signature": [specs + rest]} if specs else {"reduce_retracing": True}
+        # By XLA where Keras's own fit would; it halves the time of a small step.
+        options = {"jit_compile": self._model.jit_compile, **shapes, **self._compile_kwargs}
+        compiled: Callable[..., Any] = tf.function(function, autograph=False, **options)
         return compiled

@@ -38,7 +38,11 @@ def test_the_wheel_holds_the_core_and_its_adapters_and_nothing_else(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     top_level = {name.split("/")[0] for name in names}
-    assert {name for name in top_level if not name.endswith(".dist-info")} == {"mlpug", "mlpug_lightning", "mlpug_keras"}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {
+        "mlpug",
+        "mlpug_lightning",
+        "mlpug_keras",
+    }
     assert {"mlpug/py.typed", "mlpug_lightning/py.typed", "mlpug/pytorch.py"} <= set(names)
 
 

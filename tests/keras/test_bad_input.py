@@ -1,0 +1,121 @@
+"""What can't work is refused, with what was expected, what came, and the cure."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from contract.backends.base import make_batches
+
+from mlpug.errors import ConfigurationError, DatasetError
+from mlpug.evaluation import MetricEvaluator
+from mlpug.trainers import TrainingManager
+
+
+class LikeTorch:
+    """Has what a module of torch has, and isn't a layer of Keras."""
+
+    def parameters(self):
+        return iter(())
+
+    def forward(self, batch_data, evaluate_settings, inference_mode=None):
+        return 0.0
+
+    __call__ = forward
+
+
+class LikeAnOptimizer:
+    learning_rate = 0.1
+    built = True
+
+    def apply(self, gradients, variables):
+        """Never called."""
+
+
+@pytest.mark.parametrize(
+    "training_model", [lambda batch_data, evaluate_settings, inference_mode=None: 0.0, LikeTorch()], ids=type
+)
+def test_a_training_model_that_isnt_of_keras_is_refused(backend, training_model):
+    trainer = backend.trainer()
+    with pytest.raises(ConfigurationError, match=re.escape("must be a keras.Model or keras.layers.Layer")) as error:
+        trainer.set_training_model(training_model)
+    assert repr(training_model) in str(error.value)
+    with pytest.raises(ConfigurationError, match="There is no training model"):
+        trainer.check_ready()
+
+
+@pytest.mark.parametrize("optimizer", [0.1, LikeAnOptimizer(), keras.optimizers.SGD], ids=str)
+def test_an_optimizer_that_isnt_of_keras_3_is_refused(backend, optimizer):
+    with pytest.raises(ConfigurationError, match=r"'optimizer' must be a keras.optimizers.Optimizer") as error:
+        backend.mlp.trainers.DefaultTrainer(optimizers=optimizer, model_components=backend.model)
+    assert repr(optimizer) in str(error.value)
+
+
+def test_two_optimizers_are_refused(backend):
+    optimizers = {"first": keras.optimizers.SGD(), "second": keras.optimizers.SGD()}
+    with pytest.raises(ConfigurationError, match="one optimizer, not 2: first, second"):
+        backend.mlp.trainers.DefaultTrainer(optimizers=optimizers, model_components=backend.model)
+
+
+def test_a_model_component_that_would_not_be_trained_is_refused(backend):
+    forgotten = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+    trainer = backend.mlp.trainers.DefaultTrainer(
+        optimizers=backend.optimizer, model_components={"used": backend.model, "forgotten": forgotten}
+    )
+    with pytest.raises(ConfigurationError, match=r"'forgotten' is not part of the training model.*TrainModel"):
+        trainer.set_training_model(backend.training_model())
+
+
+def test_a_training_model_without_trainable_variables_is_refused(backend):
+    backend.model.trainable = False
+    trainer = backend.trainer()
+    with pytest.raises(ConfigurationError, match="no trainable variables"):
+        train(trainer, backend.training_model(), make_batches())
+
+
+X, Y = keras.KerasTensor((None, 6), "float64"), keras.KerasTensor((None,), "float64")
+WRONG = {
+    "longer x": lambda x, y: ((np.ones((8, 7)), y), r"float64\[None, 6\].*received.*float64\[8, 7\]"),
+    "another axis": lambda x, y: ((x, y[:, None]), r"float64\[None\].*received.*float64\[8, 1\]"),
+    "dtype": lambda x, y: ((x.astype("float32"), y), r"float64\[None, 6\].*received.*float32\[8, 6\]"),
+    "one more": lambda x, y: ((x, y, y), r"float64\[None\]\).*received.*float64\[8\], float64\[8\]\)"),
+    "no array": lambda x, y: ((x, 3.0), r"float64\[None\]\).*received.*a float"),
+    "a dict": lambda x, y: ({"x": x, "y": y}, r"\(float64\[None, 6\].*received \{'x': float64\[8, 6\]"),
+    "deeper": lambda x, y: ((x, (y,)), r"float64\[None\]\).*received.*\(float64\[8\],\)"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_batch_that_doesnt_fit_the_signature_is_refused(backend, wrong):
+    first, second = make_batches((8, 8))
+    bad, message = WRONG[wrong](*second)
+    trainer = backend.trainer(batch_data_signature=(X, Y))
+    done = []
+
+    class Count(backend.mlp.callbacks.Callback):
+        def on_batch_training_completed(self, batch, logs):
+            done.append(batch)
+
+    with pytest.raises(DatasetError, match=message):
+        train(trainer, backend.training_model(), [first, bad], [Count()])
+    assert len(done) == 1  # the batch before was good
+    with pytest.raises(DatasetError, match=message):
+        MetricEvaluator(trainer=trainer).evaluate_batch(bad)
+    assert MetricEvaluator(trainer=trainer).evaluate_batch(second)["loss"] > 0
+
+
+def test_a_signature_of_a_dict_takes_its_keys_in_any_order_only_by_name(backend):
+    x, y = make_batches((8,))[0]
+    trainer = backend.trainer(batch_data_signature={"x": X, "nested": {"y": Y}})
+    trainer.set_training_model(backend.training_model())
+    evaluator = MetricEvaluator(trainer=trainer)
+    in_order = evaluator.evaluate_batch({"x": x, "nested": {"y": y}})
+    assert evaluator.evaluate_batch({"nested": {"y": y}, "x": x}) == in_order
+    with pytest.raises(DatasetError, match="'z'"):
+        evaluator.evaluate_batch({"z": x, "nested": {"y": y}})
+
+
+def train(trainer, training_model, batches, callbacks=()):
+    manager = TrainingManager(trainer, batches, callbacks=callbacks)
+    trainer.set_training_model(training_model)
+    manager.start_training()
