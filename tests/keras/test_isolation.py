@@ -64,15 +64,8 @@ def test_the_import_chooses_the_backend_and_asks_for_no_other_library(name):
     asked = {tuple(pair) for pair in json.loads(asked)}
     assert (name, "mlpug_keras") in asked
     foreign = {(library, asker) for library, asker in asked if library in ("torch", OTHER[name])}
-    assert foreign <= {("jax", "tensorflow")}  # TensorFlow's own converter to its Lite format
-
-
-def test_keras_that_already_runs_on_another_backend_is_refused(name):
-    error = in_a_process("import keras" + SAY_THE_ERROR.format(backend=name), KERAS_BACKEND="numpy")
-    assert error.startswith("mlpug.errors ConfigurationError Keras was imported before")
-    assert "runs on numpy" in error
-    assert f"Import mlpug.{name} before keras" in error
-    assert f"KERAS_BACKEND={name}" in error
+    # What the hosts ask for themselves, where it is installed: TensorFlow's converter to its Lite format, Keras's FFT.
+    assert foreign <= {("jax", "tensorflow"), ("jax", "keras")}
 
 
 @pytest.mark.parametrize("is_backend", [True, False])
