@@ -38,7 +38,7 @@ class TrainingModule(pl.LightningModule):
 
     Optimization is manual in Lightning's words: we call backward and step. Where nobody listens to the optimization
     (one device, no loss scaling, no callback with a hook for it) they are called on the loss and the optimizer
-    directly, which costs about a fifth of Lightning's time for a small batch.
+    directly, without what goes on around them.
 
     Attributes:
         latest: what the latest step did.
