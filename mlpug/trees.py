@@ -51,11 +51,11 @@ def leaves(tree: Any) -> Iterator[Any]:
     """
     if type(tree) in _LEAF_TYPES or hasattr(tree, "shape"):
         yield tree
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            yield from leaves(item)
     elif isinstance(tree, (list, tuple)):
         for item in tree:
+            yield from leaves(item)
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
             yield from leaves(item)
     elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         for field in dataclasses.fields(tree):

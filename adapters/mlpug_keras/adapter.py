@@ -14,7 +14,7 @@ from mlpug.errors import ConfigurationError
 from mlpug.step_output import counted
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
-from mlpug_keras.bridge import Feed, Placeholders, as_native_callbacks
+from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
 from mlpug_keras.signature import accepted
@@ -59,6 +59,8 @@ class KerasAdapter:
         """Take a Keras model or layer."""
         model = TrainingModel(checked_training_model(training_model, self._model_components))
         model.step = self._step(model, self._optimizer, self._eager, self._compile_kwargs, self._signature)
+        if _is_built(model):
+            self._check_parameters(model)
         model.compile(optimizer=self._optimizer, run_eagerly=self._eager)
         self._model = model
 
@@ -66,7 +68,7 @@ class KerasAdapter:
         """Let Keras train."""
         model = self._model
         feed = Feed(model, run, self._accept)
-        callbacks = as_native_callbacks(model, run, feed)
+        callbacks = Callbacks(model, run, feed)
         model.evaluate_settings = run.evaluate_settings
         model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
@@ -112,14 +114,22 @@ class KerasAdapter:
         if self._optimizer.built:
             return
         model = self._model
-        if not all(layer.built for layer in model.training_model._flatten_layers(include_self=False)):
+        if not _is_built(model):
             model.step.build(batch, settings)
+        self._check_parameters(model)
+        self._optimizer.build(model.trainable_variables)
+
+    def _check_parameters(self, model: TrainingModel) -> None:
         if not model.trainable_variables:
             raise ConfigurationError(
-                f"There is nothing that the optimizer {self._name!r} could train: the training model has no trainable "
-                "variables. Make the model that you train an attribute of the training model."
+                f"The optimizer {self._name!r} has no parameters: the training model has no trainable variables. Make "
+                "the model that you train an attribute of the training model, and don't freeze all of it."
             )
-        self._optimizer.build(model.trainable_variables)
+
+
+def _is_built(model: TrainingModel) -> bool:
+    """Whether all layers inside the training model have their variables."""
+    return all(layer.built for layer in model.training_model._flatten_layers(include_self=False))
 
 
 def _the_optimizer(optimizers: Mapping[str, Any]) -> tuple[str, Any]:

@@ -106,13 +106,44 @@ class Bridge(keras.callbacks.Callback):
             raise EscapedStopIterationError(error) from error
 
 
-def as_native_callbacks(training_model: TrainingModel, run: Run, feed: Feed) -> list[keras.callbacks.Callback]:
-    """The feed, and the listeners as Keras's callbacks, in the same order."""
-    callbacks: list[keras.callbacks.Callback] = [feed]
-    for is_native, group in groupby(run.listeners, key=lambda listener: isinstance(listener, keras.callbacks.Callback)):
-        neighbours = list(group)
-        callbacks += neighbours if is_native else [Bridge(neighbours, feed, training_model, run)]
-    return callbacks
+class Callbacks(keras.callbacks.CallbackList):
+    """The feed, and the listeners as Keras's callbacks, in the same order.
+
+    At each batch only those are called that listen to batches, and always on this thread.
+    """
+
+    def __init__(self, training_model: TrainingModel, run: Run, feed: Feed) -> None:
+        callbacks: list[keras.callbacks.Callback] = [feed]
+        for is_native, group in groupby(run.listeners, key=_is_native):
+            neighbours = list(group)
+            callbacks += neighbours if is_native else [Bridge(neighbours, feed, training_model, run)]
+        epochs, steps = run.num_epochs, run.num_batches_per_epoch
+        super().__init__(callbacks, add_history=True, model=training_model, verbose=0, epochs=epochs, steps=steps)
+        self._at_batch_begin = _listening(self.callbacks, "on_train_batch_begin", "on_batch_begin")
+        self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        for hook in self._at_batch_begin:
+            hook(batch, {})
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        numbers = {name: float(value) for name, value in logs.items()}
+        for hook in self._at_batch_end:
+            hook(batch, numbers)
+
+
+def _is_native(listener: Any) -> bool:
+    return isinstance(listener, keras.callbacks.Callback)
+
+
+def _listening(callbacks: Sequence[Any], *names: str) -> list[Callable[..., None]]:
+    """The first of the hooks, of those callbacks that have any of them; Keras's own first calls the second."""
+    base = keras.callbacks.Callback
+    return [
+        getattr(callback, names[0])
+        for callback in callbacks
+        if any(getattr(getattr(callback, name), "__func__", None) is not getattr(base, name) for name in names)
+    ]
 
 
 class Placeholders(keras.utils.PyDataset):

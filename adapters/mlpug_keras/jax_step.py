@@ -18,6 +18,8 @@ Values = list[Any]
 class Step:
     """Loss, gradients and update, by `jax.jit` unless it is to run eagerly."""
 
+    compiler = staticmethod(jax.jit)  # takes the compile_kwargs
+
     def __init__(
         self,
         model: TrainingModel,
@@ -42,8 +44,9 @@ class Step:
     @staticmethod
     def read(arrays: list[Any]) -> list[Any]:
         """The arrays on the host; all of them are on their way before the first one is waited for."""
-        for array in arrays:
-            array.copy_to_host_async()
+        if jax.default_backend() != "cpu":
+            for array in arrays:
+                array.copy_to_host_async()
         return [np.asarray(array.item()) if array.ndim == 0 else np.asarray(array) for array in arrays]
 
     @staticmethod

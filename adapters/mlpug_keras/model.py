@@ -74,6 +74,11 @@ class TrainingModel(keras.Model):
         # Keras makes Python numbers of these at each batch: only where somebody may look at them.
         return {"loss": loss} if self.has_native_callbacks else {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # fit leaves a state here at each batch on JAX. It is empty, and to track what is in it takes 20 µs.
+        if name != "_jax_state":
+            super().__setattr__(name, value)
+
     def get_metrics_result(self) -> dict[str, Any]:
         """None of Keras's: mlpug's metrics are in the logs."""
         return {}

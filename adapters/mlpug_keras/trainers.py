@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -32,7 +33,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             length.
 
     Raises:
-        ConfigurationError: not an optimizer of Keras 3, or more than one; compile_kwargs without compiling.
+        ConfigurationError: not an optimizer of Keras 3, or more than one; compile_kwargs without compiling, or
+            with a name that the compiler doesn't take.
 
     >>> classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> trainer = DefaultTrainer(optimizers=keras.optimizers.SGD(0.5), model_components=classifier)
@@ -51,6 +53,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
     ) -> None:
         if eager_mode and compile_kwargs is not None:
             raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
+        _check_compile_kwargs(compile_kwargs or {})
         adapter = KerasAdapter(
             optimizers=named(optimizers, "optimizers", "optimizer"),
             model_components={} if model_components is None else named(model_components, "model_components", "model"),
@@ -60,3 +63,12 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             signature=batch_data_signature,
         )
         super().__init__(adapter, optimizers, model_components)
+
+
+def _check_compile_kwargs(arguments: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(_Step.compiler).parameters)[1:]  # without the function to compile
+    for name in arguments:
+        if name not in known:
+            raise ConfigurationError(
+                f"compile_kwargs has {name!r}, which {_Step.compiler.__name__} doesn't take. Known: {', '.join(known)}."
+            )

@@ -128,8 +128,3 @@ def test_training_and_evaluating_need_a_training_model(backend):
 def test_a_training_model_of_another_kind_is_refused(backend):
     with pytest.raises(ConfigurationError, match="training model must be"):
         backend.trainer().set_training_model("a string")
-
-
-def test_a_callback_that_is_neither_ours_nor_native_is_refused(backend):
-    with pytest.raises(ConfigurationError, match="must be mlpug callbacks or callbacks of the host trainer"):
-        TrainingManager(backend.trainer(), make_batches(), callbacks=[object()])

@@ -51,6 +51,11 @@ def test_an_optimizer_that_isnt_of_keras_3_is_refused(backend, optimizer):
     assert repr(optimizer) in str(error.value)
 
 
+def test_an_argument_that_the_compiler_doesnt_take_is_refused(backend):
+    with pytest.raises(ConfigurationError, match=r"compile_kwargs has 'jit_compil', which (function|jit) doesn't take"):
+        backend.trainer(eager_mode=False, compile_kwargs={"jit_compil": True})
+
+
 def test_two_optimizers_are_refused(backend):
     optimizers = {"first": keras.optimizers.SGD(), "second": keras.optimizers.SGD()}
     with pytest.raises(ConfigurationError, match="one optimizer, not 2: first, second"):
@@ -67,9 +72,10 @@ def test_a_model_component_that_would_not_be_trained_is_refused(backend):
 
 
 def test_a_training_model_without_trainable_variables_is_refused(backend):
-    backend.model.trainable = False
+    """Where that shows only once the layers have their variables: at the first batch."""
+    backend.model = keras.Sequential([keras.layers.Dense(1, trainable=False)])
     trainer = backend.trainer()
-    with pytest.raises(ConfigurationError, match="no trainable variables"):
+    with pytest.raises(ConfigurationError, match="has no parameters: the training model has no trainable variables"):
         train(trainer, backend.training_model(), make_batches())
 
 

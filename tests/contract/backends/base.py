@@ -54,6 +54,9 @@ class Backend(Protocol):
         makes what is returned instead. Where there are evaluate_settings, the loss is multiplied by their "scale".
         """
 
+    def without_parameters(self) -> None:
+        """Make a trainer whose optimizer has nothing to train, and set its training model."""
+
     def weights(self) -> dict[str, np.ndarray]:
         """The model's weights now."""
 

@@ -24,6 +24,9 @@ class FakeBackend:
     def training_model(self, spy=None, returns=None):
         return _TrainModel(self.model, spy, returns)
 
+    def without_parameters(self):
+        fake_trainer(optimizers=GradientDescent({}), model_components=self.model)
+
     def weights(self):
         return {name: parameter.copy() for name, parameter in self.model.parameters.items()}
 

@@ -28,6 +28,10 @@ class KerasBackend:
     def training_model(self, spy=None, returns=None):
         return TrainModel(self.model, spy, returns)
 
+    def without_parameters(self):
+        self.model.trainable = False
+        self.trainer().set_training_model(self.training_model())
+
     def weights(self):
         return weights_of(self.model)
 

@@ -29,6 +29,9 @@ class LightningBackend:
     def training_model(self, spy=None, returns=None):
         return _TrainModel(self.model, spy, returns)
 
+    def without_parameters(self):
+        mlp.trainers.DefaultTrainer(optimizers=torch.optim.SGD([{"params": []}], lr=0.1), model_components=self.model)
+
     def weights(self):
         return {name: tensor.detach().numpy().copy() for name, tensor in self.model.state_dict().items()}
 
