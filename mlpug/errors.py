@@ -4,7 +4,13 @@
     ├── ConfigurationError     an argument or a combination that can't work; a ValueError too
     ├── DatasetError           the data isn't what training needs; a ValueError too
     ├── TrainingModelError     the training model returned something else than a loss; a TypeError too
-    └── MissingDependencyError a package that the chosen backend needs isn't installed; an ImportError too
+    ├── MissingDependencyError a package that the chosen backend needs isn't installed; an ImportError too
+    └── CheckpointError        a checkpoint can't be written, read or used
+        ├── CheckpointNotFoundError  there is no such file; a FileNotFoundError too
+        ├── CheckpointDamagedError   the file isn't what was written, or isn't a checkpoint of mlpug; a ValueError too
+        ├── CheckpointWriteError     the new checkpoint isn't there, the older one still is; an OSError too
+        ├── CheckpointMismatchError  a whole checkpoint that doesn't fit what it is restored into; a ValueError too
+        └── StateError               the state holds something that a checkpoint can't; a TypeError too
 
 Exceptions from the user's own model, data and callbacks are never translated: they arrive as they were raised.
 """
@@ -54,6 +60,70 @@ class MissingDependencyError(MlpugError, ImportError):
     >>> from mlpug.errors import MissingDependencyError
     >>> issubclass(MissingDependencyError, ImportError)
     True
+    """
+
+
+class CheckpointError(MlpugError):
+    """A checkpoint can't be written, read or used: the base of all errors of checkpoints.
+
+    >>> from mlpug import checkpoints
+    >>> from mlpug.errors import CheckpointError
+    >>> try:
+    ...     checkpoints.load("no-such-directory/latest.safetensors")
+    ... except CheckpointError:
+    ...     print("start from the beginning")
+    start from the beginning
+    """
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no file at the path of the checkpoint.
+
+    >>> from mlpug import checkpoints
+    >>> checkpoints.load("no-such-directory/latest.safetensors")
+    Traceback (most recent call last):
+    mlpug.errors.CheckpointNotFoundError: There is no checkpoint no-such-directory/latest.safetensors. ...
+    """
+
+
+class CheckpointDamagedError(CheckpointError, ValueError):
+    """The file isn't, byte for byte, what was written, or it never was a checkpoint that this mlpug can read.
+
+    >>> from mlpug import checkpoints
+    >>> checkpoints.verify(".")
+    Traceback (most recent call last):
+    mlpug.errors.CheckpointDamagedError: . is not a checkpoint: it is a directory, not a file. ...
+    """
+
+
+class CheckpointWriteError(CheckpointError, OSError):
+    """A checkpoint couldn't be written, copied or deleted; `errno` says why, as in the OSError that it comes from.
+
+    The older checkpoint at that path is untouched, unless the message says something else.
+
+    >>> from mlpug import checkpoints
+    >>> checkpoints.save("no-such-directory/latest.safetensors", {"epoch": 1})
+    Traceback (most recent call last):
+    mlpug.errors.CheckpointWriteError: Can't write the checkpoint no-such-directory/latest.safetensors: ...
+    """
+
+
+class CheckpointMismatchError(CheckpointError, ValueError):
+    """The checkpoint is whole, but doesn't fit what it is restored into, such as weights of another shape.
+
+    >>> from mlpug.errors import CheckpointMismatchError
+    >>> issubclass(CheckpointMismatchError, ValueError)
+    True
+    """
+
+
+class StateError(CheckpointError, TypeError):
+    """The state holds something that a checkpoint can't; the message has its path, its type and what to do.
+
+    >>> from mlpug import checkpoints
+    >>> checkpoints.save("latest.safetensors", {"optimizer": {"betas": (0.9, 0.999)}})
+    Traceback (most recent call last):
+    mlpug.errors.StateError: The state at 'optimizer/betas' is a tuple, ...
     """
 
 

@@ -28,7 +28,9 @@ def loaded_by(tmp_path):
     return loaded
 
 
-@pytest.mark.parametrize("module", ["mlpug", "mlpug.trainers", "mlpug.callbacks", "mlpug.evaluation", "mlpug.testing"])
+@pytest.mark.parametrize(
+    "module", ["mlpug", "mlpug.trainers", "mlpug.callbacks", "mlpug.checkpoints", "mlpug.evaluation", "mlpug.testing"]
+)
 def test_the_core_loads_no_ml_library(loaded_by, module):
     assert loaded_by(module) == set()
 
@@ -46,7 +48,7 @@ def test_the_wheel_holds_the_core_and_its_adapters_and_nothing_else(tmp_path):
     assert {"mlpug/py.typed", "mlpug_lightning/py.typed", "mlpug/pytorch.py"} <= set(names)
 
 
-PUBLIC_MODULES = ["callbacks", "errors", "evaluation", "logging", "testing", "trainers"]
+PUBLIC_MODULES = ["callbacks", "checkpoints", "errors", "evaluation", "logging", "testing", "trainers"]
 
 
 def public_names():

@@ -14,6 +14,11 @@ from mlpug import errors
         (errors.DatasetError, ValueError),
         (errors.TrainingModelError, TypeError),
         (errors.MissingDependencyError, ImportError),
+        (errors.CheckpointNotFoundError, FileNotFoundError),
+        (errors.CheckpointDamagedError, ValueError),
+        (errors.CheckpointWriteError, OSError),
+        (errors.CheckpointMismatchError, ValueError),
+        (errors.StateError, TypeError),
     ],
 )
 def test_each_error_is_an_mlpug_error_and_the_builtin_that_people_expect(error, builtin):
