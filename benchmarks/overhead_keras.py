@@ -183,11 +183,16 @@ def made_batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def as_tf_data(batches: list[Any]) -> Any:
-    """Batches that are made already: nothing is left to do but to hand them out."""
+    """Batches that are made already: nothing is left to do but to hand them out.
+
+    Without autotuning, whose threads on one core make every contestant wait, for longer than a batch takes.
+    """
     import tensorflow as tf
 
     images, labels = (np.stack(arrays) for arrays in zip(*batches, strict=True))
-    return tf.data.Dataset.from_tensor_slices((images, labels))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((images, labels)).with_options(options)
 
 
 def train_raw(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
