@@ -243,3 +243,27 @@ def below(limit, x):
         return x
 
     return jax.pure_callback(checked, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+def test_a_native_callback_hears_of_batches_by_whichever_of_keras_hooks_it_has(backend):
+    heard = []
+
+    class OlderNames(keras.callbacks.Callback):
+        def on_batch_begin(self, batch, logs=None):
+            heard.append(("begin", batch, logs))
+
+        def on_batch_end(self, batch, logs=None):
+            heard.append(("end", batch, set(logs)))
+
+    by_function = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: heard.append(("function", batch, type(logs["loss"])))
+    )
+    trainer = backend.trainer()
+    manager = TrainingManager(trainer, make_batches((4, 4)), callbacks=[OlderNames(), by_function])
+    trainer.set_training_model(backend.training_model())
+    manager.start_training()
+    assert heard == [
+        heard_of
+        for batch in range(2)
+        for heard_of in [("begin", batch, {}), ("end", batch, {"loss"}), ("function", batch, float)]
+    ]
