@@ -48,20 +48,33 @@ class Events(Protocol):
     def epoch_ended(self, completed: bool) -> None:
         """No more batches. `completed` is False where a stop cut the epoch short."""
 
+    def training_ended(self) -> None:
+        """The loop ends, by itself or stopped; told before any native callback hears of it, and not after an error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one call of `Adapter.fit` has to do."""
 
-    dataset: Iterable[Any]  # iterated once for each epoch
+    dataset: Iterable[Any]  # iterated once for each epoch, to its end unless training stops
     num_epochs: int
-    num_batches_per_epoch: int | None  # no more than these from each iteration; None: all there are
+    num_batches_per_epoch: int | None  # it gives no more than these; None: nobody knows
     listeners: tuple[Any, ...]  # `Events` and native callbacks: each event reaches them in this order
     evaluate_settings: Callable[[], Any]  # called before each step; the training model's `evaluate_settings`
+    on_non_finite: Callable[[StepOutput], None] | None = None
+    # None: nobody looks. Else the step looks at the loss and the gradients before the weights change; where one isn't
+    # finite nothing changes, this is called, and `did_update` is False.
+    first_epoch: int = 0  # the epochs before this one are done
+    first_batch: int = 0  # batches of the first epoch that are done; `dataset` leaves them out in that epoch
+    # Where first_batch isn't 0, the first epoch goes on: its start isn't told again, to native callbacks neither.
 
 
 class Adapter(Protocol):
     """What the core asks of a backend."""
+
+    @property
+    def backend(self) -> str:
+        """What checkpoints say about where they come from, such as "pytorch"."""
 
     @property
     def process(self) -> Process:
@@ -81,6 +94,22 @@ class Adapter(Protocol):
 
     def to_host(self, tree: Any) -> Any:
         """The same nesting with numpy arrays in place of the backend's, and numbers in place of its scalars."""
+
+    def gather(self, tree: Any) -> list[Any]:
+        """What each process gives, in the order of their ranks. Every process has to call it at the same point."""
+
+    def model_state(self) -> dict[str, dict[str, Any]]:
+        """The weights: for each model component, by name, arrays by their path in it. Views, where that's possible."""
+
+    def state(self) -> dict[str, Any]:
+        """All that the host and the model need to go on after the batch that ended last, as plain data and arrays.
+
+        The components' own parts are under "model", as `model_state` gives them and more. Arrays may be views of memory
+        that the next batch changes.
+        """
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave, before `fit`, or raise `CheckpointMismatchError` and change nothing."""
 
     def learning_rates(self) -> Mapping[str, float]:
         """The learning rate of each optimizer, by the optimizer's name."""

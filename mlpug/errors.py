@@ -4,6 +4,7 @@
     ├── ConfigurationError     an argument or a combination that can't work; a ValueError too
     ├── DatasetError           the data isn't what training needs; a ValueError too
     ├── TrainingModelError     the training model returned something else than a loss; a TypeError too
+    ├── NonFiniteLoss          the loss or a gradient is NaN or infinite; an ArithmeticError too
     ├── MissingDependencyError a package that the chosen backend needs isn't installed; an ImportError too
     └── CheckpointError        a checkpoint can't be written, read or used
         ├── CheckpointNotFoundError  there is no such file; a FileNotFoundError too
@@ -14,6 +15,10 @@
 
 Exceptions from the user's own model, data and callbacks are never translated: they arrive as they were raised.
 """
+
+from __future__ import annotations
+
+import math
 
 
 class MlpugError(Exception):
@@ -52,6 +57,36 @@ class TrainingModelError(MlpugError, TypeError):
     Traceback (most recent call last):
     mlpug.errors.TrainingModelError: The training model returned None. ...
     """
+
+
+class NonFiniteLoss(MlpugError, ArithmeticError):  # noqa: N818 - PyTorch's users know it by such a name
+    """The loss of a batch, or a gradient, is NaN or infinite. The weights are as they were before that batch.
+
+    Attributes:
+        loss: of that batch; it may be finite where a gradient isn't.
+        epoch: where it was, counted from 0, as in the logs.
+        batch_step: the batch within that epoch.
+        global_iter: the batch within all of training.
+
+    >>> raise NonFiniteLoss(loss=float("nan"), epoch=1, batch_step=2, global_iter=7)
+    Traceback (most recent call last):
+    mlpug.errors.NonFiniteLoss: The loss is nan in epoch 1, at batch 2 (global_iter 7). ...
+    """
+
+    def __init__(self, loss: float, epoch: int, batch_step: int, global_iter: int) -> None:
+        super().__init__(loss, epoch, batch_step, global_iter)  # what it is made of again in another process
+        self.loss = loss
+        self.epoch = epoch
+        self.batch_step = batch_step
+        self.global_iter = global_iter
+
+    def __str__(self) -> str:
+        what = f"The loss is {self.loss}" + (", but a gradient isn't finite," if math.isfinite(self.loss) else "")
+        return (
+            f"{what} in epoch {self.epoch}, at batch {self.batch_step} (global_iter {self.global_iter}). The weights "
+            "are as they were before this batch. Look at its data, lower the learning rate, clip the gradients, or "
+            'leave such batches out by DefaultTrainer(..., on_non_finite="skip").'
+        )
 
 
 class MissingDependencyError(MlpugError, ImportError):

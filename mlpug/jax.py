@@ -7,5 +7,6 @@ from mlpug import callbacks, errors, evaluation, logging
 host.use("jax")  # before anything else of mlpug_keras imports Keras
 
 from mlpug_keras import trainers  # noqa: E402
+from mlpug_keras.components import load_model_checkpoint  # noqa: E402
 
-__all__ = ["callbacks", "errors", "evaluation", "logging", "trainers"]
+__all__ = ["callbacks", "errors", "evaluation", "load_model_checkpoint", "logging", "trainers"]

@@ -7,18 +7,18 @@ millisecond, and an example for whoever adds a backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import ConfigurationError
+from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.step_output import as_step_output
 from mlpug.trainers.default_trainer import DefaultTrainer, named
 from mlpug.trees import map_leaves
 
 Parameters = dict[str, np.ndarray]
+_NOTHING: Mapping[str, Any] = {}
 
 
 class LinearRegression:
@@ -90,11 +90,16 @@ class FakeAdapter:
     {'optimizer': 0.1}
     """
 
-    def __init__(self, optimizers: Mapping[str, GradientDescent]) -> None:
+    backend = "fake"
+
+    def __init__(
+        self, optimizers: Mapping[str, GradientDescent], model_components: Mapping[str, Any] = _NOTHING
+    ) -> None:
         for name, optimizer in optimizers.items():
             if not optimizer.parameters:
                 raise ConfigurationError(f"The optimizer {name!r} has no parameters: give it those of the model.")
         self._optimizers = dict(optimizers)
+        self._model_components = dict(model_components)
         self._training_model: Any = None
         self._stop = False
 
@@ -113,28 +118,40 @@ class FakeAdapter:
         """Train."""
         self._stop = False
         _tell(run, "training_started", run.num_batches_per_epoch)
-        for _ in range(run.num_epochs):
+        for epoch in range(run.first_epoch, run.num_epochs):
             if self._stop:
-                return
-            _tell(run, "epoch_started")
-            _tell(run, "epoch_ended", self._train_one_epoch(run))
+                break
+            first_batch = run.first_batch if epoch == run.first_epoch else 0
+            if not first_batch:
+                _tell(run, "epoch_started")
+            _tell(run, "epoch_ended", self._train_one_epoch(run, first_batch))
+        for listener in run.listeners:
+            if not isinstance(listener, FakeNativeCallback):
+                listener.training_ended()
 
-    def _train_one_epoch(self, run: Run) -> bool:
+    def _train_one_epoch(self, run: Run, batches_done: int) -> bool:
         if self._stop:
             return False
-        for batch_step, batch in enumerate(islice(run.dataset, run.num_batches_per_epoch)):
+        for batch in run.dataset:
             _tell(run, "batch_started", batch)
-            _tell(run, "batch_ended", batch, self._step(batch, run.evaluate_settings()), True)
+            _tell(run, "batch_ended", batch, *self._step(batch, run))
+            batches_done += 1
             if self._stop:
-                return batch_step + 1 == run.num_batches_per_epoch
+                return batches_done == run.num_batches_per_epoch
         return True
 
-    def _step(self, batch: Any, evaluate_settings: Any) -> StepOutput:
+    def _step(self, batch: Any, run: Run) -> tuple[StepOutput, bool]:
         model = self._training_model
-        output = as_step_output(model(batch, evaluate_settings=evaluate_settings, inference_mode=False), batch)
+        returned = model(batch, evaluate_settings=run.evaluate_settings(), inference_mode=False)
+        output = as_step_output(returned, batch)
+        looked_at = (output.loss, *model.gradients.values()) if run.on_non_finite is not None else ()
+        if not all(np.isfinite(value).all() for value in looked_at):
+            assert run.on_non_finite is not None
+            run.on_non_finite(output)
+            return output, False
         for optimizer in self._optimizers.values():
             optimizer.step(model.gradients)
-        return output
+        return output, True
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
@@ -149,6 +166,35 @@ class FakeAdapter:
         """Everything is on the host already; numpy's scalars become numbers."""
         return map_leaves(lambda leaf: leaf.item() if getattr(leaf, "shape", None) == () else leaf, tree)
 
+    def gather(self, tree: Any) -> list[Any]:
+        """There is only one process."""
+        return [tree]
+
+    def model_state(self) -> dict[str, Any]:
+        """The parameters of each component."""
+        return {name: dict(component.parameters) for name, component in self._model_components.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Parameters, also those of no component, and learning rates."""
+        optimizers = {
+            name: {"learning_rate": optimizer.learning_rate, "parameters": dict(optimizer.parameters)}
+            for name, optimizer in self._optimizers.items()
+        }
+        return {"model": self.model_state(), "optimizers": optimizers}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take them back, in place."""
+        if state["optimizers"].keys() != self._optimizers.keys():
+            raise CheckpointMismatchError(
+                f"The checkpoint has the optimizers {', '.join(state['optimizers'])}; expected "
+                f"{', '.join(self._optimizers)}."
+            )
+        for name, optimizer in self._optimizers.items():
+            saved = state["optimizers"][name]
+            optimizer.learning_rate = saved["learning_rate"]
+            for key, parameter in optimizer.parameters.items():
+                parameter[...] = saved["parameters"][key]
+
     def learning_rates(self) -> dict[str, float]:
         """The learning rate of each optimizer."""
         return {name: optimizer.learning_rate for name, optimizer in self._optimizers.items()}
@@ -158,15 +204,16 @@ class FakeAdapter:
         return isinstance(candidate, FakeNativeCallback)
 
 
-def fake_trainer(optimizers: Any, model_components: Any = None) -> DefaultTrainer:
+def fake_trainer(optimizers: Any, model_components: Any = None, on_non_finite: str = "ignore") -> DefaultTrainer:
     """A `DefaultTrainer` on a `FakeAdapter`, as ``mlp.trainers.DefaultTrainer`` is one on a real backend.
 
     >>> model = LinearRegression(num_features=1)
     >>> fake_trainer(GradientDescent(model.parameters), model).model_components == {"model": model}
     True
     """
-    adapter = FakeAdapter(named(optimizers, "optimizers", "optimizer"))
-    return DefaultTrainer(adapter, optimizers, model_components)
+    components = {} if model_components is None else named(model_components, "model_components", "model")
+    adapter = FakeAdapter(named(optimizers, "optimizers", "optimizer"), components)
+    return DefaultTrainer(adapter, optimizers, model_components, on_non_finite)
 
 
 def _tell(run: Run, event: str, *arguments: Any) -> None:

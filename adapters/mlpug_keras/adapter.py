@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,19 @@ from mlpug.step_output import counted
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
 from mlpug_keras.bridge import Callbacks, Feed, Placeholders
+from mlpug_keras.components import component_state
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
 from mlpug_keras.signature import accepted
+from mlpug_keras.state import (
+    check_optimizer,
+    load_model_state,
+    load_native_state,
+    load_optimizer_state,
+    model_state,
+    native_state,
+    optimizer_state,
+)
 
 
 class KerasAdapter:
@@ -49,6 +59,14 @@ class KerasAdapter:
         self._signature = signature
         self._accept = partial(accepted, is_native=step.is_native, signature=signature)
         self._model: Any = None
+        self._listeners: Sequence[Any] = ()
+        self._weights_to_load: dict[str, Any] | None = None
+        self._natives_to_load: dict[str, Any] | None = None
+
+    @property
+    def backend(self) -> str:
+        """What checkpoints say: weights can go from one backend of Keras to another."""
+        return "keras"
 
     @property
     def process(self) -> Process:
@@ -67,17 +85,19 @@ class KerasAdapter:
     def fit(self, run: Run) -> None:
         """Let Keras train."""
         model = self._model
-        feed = Feed(model, run, self._accept)
-        callbacks = Callbacks(model, run, feed)
+        feed = Feed(model, run, self._accept, lambda batch: self._build(batch, run.evaluate_settings()))
+        callbacks = Callbacks(model, run, feed, self._load_natives)
+        self._listeners = run.listeners
         model.evaluate_settings = run.evaluate_settings
+        model.on_non_finite = run.on_non_finite
         model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
-            for batch in feed.peek():
-                self._build(batch, run.evaluate_settings())
+            feed.fetch_first()
             model.fit(
                 x=Placeholders(),
                 epochs=run.num_epochs,
+                initial_epoch=run.first_epoch,
                 steps_per_epoch=run.num_batches_per_epoch,
                 callbacks=callbacks,
                 verbose=0,
@@ -101,6 +121,30 @@ class KerasAdapter:
         """Tensors as numpy arrays and numbers."""
         return to_host(tree, self._step.is_native, self._step.read)
 
+    def gather(self, tree: Any) -> list[Any]:
+        """There is one process."""
+        return [tree]
+
+    def model_state(self) -> dict[str, dict[str, Any]]:
+        """The weights of each component."""
+        return {name: component_state(part) for name, part in self._model_components.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Weights and seeds, the optimizer, and what Keras's own callbacks remember."""
+        optimizers = {self._name: optimizer_state(self._optimizer)}
+        weights = model_state(self._model.training_model, self._model_components)
+        return {**weights, "optimizers": optimizers, "keras": native_state(self._listeners)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """At once where everything is built; else when the first batch has built it."""
+        self._weights_to_load = state
+        self._natives_to_load = state["keras"]
+        model = self._model
+        if _is_built(model):
+            if not self._optimizer.built:
+                self._optimizer.build(model.trainable_variables)
+            self._load_weights()
+
     def learning_rates(self) -> dict[str, float]:
         """That of the optimizer now, by its schedule if it has one."""
         return {self._name: float(self._optimizer.learning_rate)}
@@ -111,13 +155,28 @@ class KerasAdapter:
 
     def _build(self, batch: Any, settings: Any) -> None:
         """Create the variables of the layers and the optimizer, where they aren't there yet."""
-        if self._optimizer.built:
-            return
         model = self._model
-        if not _is_built(model):
-            model.step.build(batch, settings)
-        self._check_parameters(model)
-        self._optimizer.build(model.trainable_variables)
+        if not self._optimizer.built:
+            if not _is_built(model):
+                model.step.build(batch, settings)
+            self._check_parameters(model)
+            self._optimizer.build(model.trainable_variables)
+        self._load_weights()
+
+    def _load_weights(self) -> None:
+        """Those of a resumed run, once there are variables for them."""
+        if self._weights_to_load is None:
+            return
+        state, self._weights_to_load = self._weights_to_load, None
+        check_optimizer(self._name, self._optimizer, state["optimizers"])
+        load_model_state(self._model.training_model, self._model_components, state)
+        load_optimizer_state(self._optimizer, state["optimizers"][self._name])
+
+    def _load_natives(self) -> None:
+        """What Keras's own callbacks remember of the run that is resumed."""
+        if self._natives_to_load is not None:
+            state, self._natives_to_load = self._natives_to_load, None
+            load_native_state(self._listeners, state)
 
     def _check_parameters(self, model: TrainingModel) -> None:
         if not model.trainable_variables:

@@ -20,46 +20,63 @@ class Feed(keras.callbacks.Callback):
     A StopIteration here is how Keras learns that the epoch has no more batches.
     """
 
-    def __init__(self, training_model: TrainingModel, run: Run, accept: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        training_model: TrainingModel,
+        run: Run,
+        accept: Callable[[Any], Any],
+        on_first: Callable[[Any], None],
+    ) -> None:
         super().__init__()
         self._accept = accept
+        self._on_first: Callable[[Any], None] | None = on_first  # called with the first batch that is fetched
         self._model_of_ours = training_model
         self._dataset: Iterable[Any] = run.dataset
         self._num_batches = run.num_batches_per_epoch
+        self._listeners = [listener for listener in run.listeners if not _is_native(listener)]
         self._batches: Iterator[Any] | None = None
         self._fetched: list[Any] = []
-        self._count = 0
+        self._resumed_at = run.first_batch  # of the epoch that comes next
+        self._trained = 0  # batches of this epoch, here
+        self._count = 0  # also those before the run was resumed
+        self.first_batch = 0  # of this epoch that is trained here
         self.is_epoch_heard = False  # an epoch that is stopped before it starts isn't told
         self.is_epoch_completed = False
 
-    def peek(self) -> list[Any]:
-        """The first batch, if there is one, kept for when it is trained on."""
+    def fetch_first(self) -> None:
+        """Keep the first batch, if there is one, for when it is trained on."""
         self._batches = iter(self._dataset)
         self._fetch()
-        return self._fetched
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._batches is None:
             self._batches = iter(self._dataset)
-        self._count = 0
+        self.first_batch, self._resumed_at = self._resumed_at, 0
+        self._count, self._trained = self.first_batch, 0
         self.is_epoch_heard = not self._model_of_ours.stop_training
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def has_next(self) -> bool:
+        """Whether there is a next batch to train on, which is then the latest one; StopIteration ends the epoch."""
         model = self._model_of_ours
         latest = model.latest
         latest.batch = latest.step_output = None
-        if not model.stop_training and self._count != self._num_batches:
+        if not model.stop_training:
             self._fetch()
         if self._fetched and not model.stop_training:
             latest.batch = self._fetched.pop()
             self._count += 1
-        elif self._count:
+            self._trained += 1
+            return True
+        if self._trained:
             raise StopIteration
-        # else Keras gets to its step without a batch: it doesn't bear an epoch in which it never was there
+        return False  # Keras gets to its step without a batch: it doesn't bear an epoch in which it never was there
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._count == 0:
+        if self._trained == 0:
             raise StopIteration
+
+    def on_train_end(self, logs: Any = None) -> None:
+        tell(self._listeners, "training_ended")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._batches = None
@@ -68,6 +85,9 @@ class Feed(keras.callbacks.Callback):
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:
             self._fetched = [self._accept(batch) for batch in islice(self._batches, 1)]
+            if self._fetched and self._on_first is not None:
+                on_first, self._on_first = self._on_first, None
+                on_first(self._fetched[0])
 
 
 class Bridge(keras.callbacks.Callback):
@@ -81,55 +101,74 @@ class Bridge(keras.callbacks.Callback):
         self._num_batches = run.num_batches_per_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._tell("training_started", self._num_batches)
+        tell(self._listeners, "training_started", self._num_batches)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._feed.is_epoch_heard:
-            self._tell("epoch_started")
+            tell(self._listeners, "epoch_started")
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._latest.batch is not None:
-            self._tell("batch_started", self._latest.batch)
+        tell(self._listeners, "batch_started", self._latest.batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._tell("batch_ended", self._latest.batch, self._latest.step_output, True)
+        tell(self._listeners, "batch_ended", self._latest.batch, self._latest.step_output, self._latest.did_update)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._feed.is_epoch_heard:
-            self._tell("epoch_ended", self._feed.is_epoch_completed)
-
-    def _tell(self, event: str, *arguments: Any) -> None:
-        try:
-            for listener in self._listeners:
-                getattr(listener, event)(*arguments)
-        except StopIteration as error:
-            raise EscapedStopIterationError(error) from error
+            tell(self._listeners, "epoch_ended", self._feed.is_epoch_completed)
 
 
 class Callbacks(keras.callbacks.CallbackList):
     """The feed, and the listeners as Keras's callbacks, in the same order.
 
-    At each batch only those are called that listen to batches, and always on this thread.
+    At each batch only those are called that listen to batches, and always on this thread. `on_started` is called when all
+    have heard that training starts.
     """
 
-    def __init__(self, training_model: TrainingModel, run: Run, feed: Feed) -> None:
+    def __init__(self, training_model: TrainingModel, run: Run, feed: Feed, on_started: Callable[[], None]) -> None:
         callbacks: list[keras.callbacks.Callback] = [feed]
         for is_native, group in groupby(run.listeners, key=_is_native):
             neighbours = list(group)
             callbacks += neighbours if is_native else [Bridge(neighbours, feed, training_model, run)]
         epochs, steps = run.num_epochs, run.num_batches_per_epoch
         super().__init__(callbacks, add_history=True, model=training_model, verbose=0, epochs=epochs, steps=steps)
-        self._at_batch_begin = _listening(self.callbacks, "on_train_batch_begin", "on_batch_begin")
+        self._at_batch_begin = _listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
         self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
 
+        self._feed = feed
+        self._on_started = on_started
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self._on_started()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._feed.on_epoch_begin(epoch, logs)
+        if not self._feed.first_batch:  # else this epoch's start was heard before the run was resumed
+            for callback in self.callbacks[1:]:
+                callback.on_epoch_begin(epoch, logs or {})
+
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self._feed.has_next():
+            return
+        batch += self._feed.first_batch
         for hook in self._at_batch_begin:
             hook(batch, {})
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        batch += self._feed.first_batch
         numbers = {name: float(value) for name, value in logs.items()}
         for hook in self._at_batch_end:
             hook(batch, numbers)
+
+
+def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
+    """Tell the event to each of them."""
+    try:
+        for listener in listeners:
+            getattr(listener, event)(*arguments)
+    except StopIteration as error:
+        raise EscapedStopIterationError(error) from error
 
 
 def _is_native(listener: Any) -> bool:

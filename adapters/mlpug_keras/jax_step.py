@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -32,7 +34,7 @@ class Step:
         self._optimizer = optimizer
         self._eager = eager
         self._compile_kwargs = compile_kwargs
-        self._train = Compiled(self._make_train)
+        self._train = {looks: Compiled(partial(self._make_train, looks)) for looks in (False, True)}
         self._evaluate = Compiled(self._make_evaluate)
         self._groups: tuple[Sequence[Any], ...] = ()
 
@@ -60,18 +62,28 @@ class Step:
         with keras.StatelessScope():
             jax.eval_shape(function, arrays)
 
-    def train(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
-        """Train on the batch; return (loss, num_samples, auxiliary_results)."""
-        function, arrays = self._train.of(batch, settings)
+    def train(self, batch: Any, settings: Any, looks: bool) -> tuple[tuple[Any, Any, Any], bool]:
+        """Train on the batch; return (loss, num_samples, auxiliary_results), and whether the weights changed.
+
+        Where `looks` is True, they and all else stay where the loss or a gradient isn't finite.
+        """
+        function, arrays = self._train[looks].of(batch, settings)
         groups = self._variables()
         # The old values are given away to the compiled step, which makes the new ones in their place, as Keras's fit
         # does. `_value` and not `value`, which looks for scopes that aren't there, longer than the step takes to start.
-        results, state = function([[variable._value for variable in group] for group in groups], arrays)
+        latest = self._model.latest
+        old_state = [[variable._value for variable in group] for group in groups]
+        try:
+            results, is_finite, state = function(old_state, arrays)
+        except BaseException:
+            latest.is_updating = any(value.is_deleted() for values in old_state for value in values)
+            raise
+        latest.is_updating = True
         for variables, values in zip(groups, state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable._direct_assign(value)
-        checked: tuple[Any, Any, Any] = results
-        return checked
+        latest.is_updating = False
+        return results, not looks or bool(is_finite)
 
     def evaluate(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
         """The same of the batch in inference mode."""
@@ -80,8 +92,8 @@ class Step:
         results: tuple[Any, Any, Any] = function([variable.value for variable in (*trainable, *non_trainable)], arrays)
         return results
 
-    def _make_train(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
-        def train(state: list[Values], arrays: list[Any]) -> tuple[Any, list[Values]]:
+    def _make_train(self, looks: bool, join: Join, arrays: list[Any]) -> Callable[..., Any]:
+        def train(state: list[Values], arrays: list[Any]) -> tuple[Any, Any, list[Values]]:
             trainable, non_trainable, optimizer_values = state
 
             def loss_of(trainable: Values) -> tuple[Any, Any]:
@@ -90,13 +102,41 @@ class Step:
                 _, variables, _ = self._variables()
                 pairs = zip(variables, non_trainable, strict=True)
                 changed = [_or(scope.get_current_value(variable), value) for variable, value in pairs]
-                return loss, (rest, changed)
+                return self._scaled(loss, optimizer_values), (loss, rest, changed)
 
-            (loss, (rest, changed)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+            (_, (loss, rest, changed)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
             trainable, optimizer_values = self._optimizer.stateless_apply(optimizer_values, gradients, trainable)
-            return (loss, *rest), [trainable, changed, optimizer_values]
+            new_state = [trainable, changed, optimizer_values]
+            if not looks:
+                return (loss, *rest), None, new_state
+            is_finite = self._are_finite(loss, gradients)
+            return (loss, *rest), is_finite, self._chosen(is_finite, new_state, state)
 
         return train if self._eager else jax.jit(train, **{"donate_argnums": 0, **self._compile_kwargs})
+
+    def _scaled(self, loss: Any, optimizer_values: Values) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(self._optimizer.variables, optimizer_values, strict=True))):
+            return self._optimizer.scale_loss(loss)
+
+    def _are_finite(self, loss: Any, gradients: Values) -> Any:
+        # Infinite gradients are what a loss scaler works with: it leaves out such a step itself.
+        is_scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
+        looked_at = [loss] if is_scaled else [loss, *gradients]
+        return jnp.stack([jnp.isfinite(value).all() for value in looked_at]).all()
+
+    def _chosen(self, is_new: Any, new_state: list[Values], old_state: list[Values]) -> list[Values]:
+        """By a selection and not by a branch: that is done in passing, wherever a value is written anyway."""
+        kept = {id(variable) for variable in self._model.kept_variables}
+        _, non_trainable, _ = self._variables()
+        trainable, changed, optimizer_values = (
+            [jnp.where(is_new, new, old) for new, old in zip(*pair, strict=True)]
+            for pair in zip(new_state, old_state, strict=True)
+        )
+        seeds_go_on = [
+            chosen if id(variable) in kept else new
+            for variable, chosen, new in zip(non_trainable, changed, new_state[1], strict=True)
+        ]
+        return [trainable, seeds_go_on, optimizer_values]
 
     def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def evaluate(values: Values, arrays: list[Any]) -> tuple[Any, Any, Any]:

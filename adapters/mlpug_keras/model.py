@@ -34,6 +34,8 @@ class TrainingModel(keras.Model):
         latest: the batch that is trained on, and what the training model gave for it.
         step: the backend's.
         evaluate_settings: gives those of the next step.
+        on_non_finite: what a step calls that changed nothing because its loss or a gradient isn't finite; None: nobody
+            looks.
         has_native_callbacks: whether Keras's own callbacks listen.
     """
 
@@ -45,7 +47,15 @@ class TrainingModel(keras.Model):
         self.latest = Latest()
         self.step: Any = None
         self.evaluate_settings: Callable[[], Any] = lambda: None
+        self.on_non_finite: Callable[[StepOutput], None] | None = None
         self.has_native_callbacks = False
+
+    @property
+    def kept_variables(self) -> list[Any]:
+        """What a step that is left out must not change, beside what the optimizer does: all but random seeds."""
+        layers = self._flatten_layers()
+        seeds = {id(generator.state) for layer in layers for generator in layer._seed_generators}
+        return [variable for variable in self.non_trainable_variables if id(variable) not in seeds]
 
     def results(self, batch: Any, settings: Any, inference_mode: bool) -> tuple[Any, Any, Any]:
         """(loss, num_samples, auxiliary_results) of the batch, the last two None where they weren't returned."""
@@ -69,8 +79,12 @@ class TrainingModel(keras.Model):
         latest = self.latest
         if latest.batch is None:
             return {}  # an epoch without batches: Keras has to call this once, all the same
-        loss, num_samples, auxiliary_results = self.step.train(latest.batch, self.evaluate_settings())
+        looks = self.on_non_finite is not None
+        results, latest.did_update = self.step.train(latest.batch, self.evaluate_settings(), looks)
+        loss, num_samples, auxiliary_results = results
         latest.step_output = StepOutput(loss, counted(num_samples, latest.batch), auxiliary_results)
+        if self.on_non_finite is not None and not latest.did_update:
+            self.on_non_finite(latest.step_output)
         # Keras makes Python numbers of these at each batch: only where somebody may look at them.
         return {"loss": loss} if self.has_native_callbacks else {}
 
@@ -96,11 +110,13 @@ class TrainingModel(keras.Model):
 class Latest:
     """What changes at each batch; kept off the model, which tracks what is set on it."""
 
-    __slots__ = ("batch", "step_output")
+    __slots__ = ("batch", "did_update", "is_updating", "step_output")
 
     def __init__(self) -> None:
         self.batch: Any = None
         self.step_output: StepOutput | None = None
+        self.did_update = False
+        self.is_updating = False  # an error at this moment leaves weights that are half updated
 
 
 def checked_training_model(training_model: Any, model_components: dict[str, Any]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -31,7 +32,7 @@ class Step:
         self._eager = eager
         self._compile_kwargs = compile_kwargs
         self._signature = [] if signature is None else list(leaves(signature))
-        self._train = Compiled(self._make_train)
+        self._train = {looks: Compiled(partial(self._make_train, looks)) for looks in (False, True)}
         self._evaluate = Compiled(self._make_evaluate)
 
     @staticmethod
@@ -71,11 +72,20 @@ class Step:
         with keras.StatelessScope():
             tf.function(function, autograph=False).get_concrete_function([tf.convert_to_tensor(a) for a in arrays])
 
-    def train(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
-        """Train on the batch; return (loss, num_samples, auxiliary_results)."""
-        function, arrays = self._train.of(batch, settings)
-        results: tuple[Any, Any, Any] = function(arrays)
-        return results
+    def train(self, batch: Any, settings: Any, looks: bool) -> tuple[tuple[Any, Any, Any], bool]:
+        """Train on the batch; return (loss, num_samples, auxiliary_results), and whether the weights changed.
+
+        Where `looks` is True, they and all else stay where the loss or a gradient isn't finite.
+        """
+        function, arrays = self._train[looks].of(batch, settings)
+        # XLA writes what a step changed when the step is done; without it, an error comes when some of it is written.
+        kept = [] if self._is_atomic else _values_of(self._model.non_trainable_variables)
+        try:
+            results, is_finite = function(arrays)
+        except BaseException:
+            _put_back(kept)
+            raise
+        return results, not looks or bool(is_finite)
 
     def evaluate(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
         """The same of the batch in inference mode."""
@@ -83,15 +93,41 @@ class Step:
         results: tuple[Any, Any, Any] = function(arrays)
         return results
 
-    def _make_train(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
-        def train(arrays: list[Any]) -> tuple[Any, Any, Any]:
+    @property
+    def _is_atomic(self) -> bool:
+        return not self._eager and bool(self._compile_kwargs.get("jit_compile", self._model.jit_compile))
+
+    def _make_train(self, looks: bool, join: Join, arrays: list[Any]) -> Callable[..., Any]:
+        def train(arrays: list[Any]) -> tuple[Any, Any]:
             variables = self._model.trainable_variables
+            # Read before the forward pass changes them.
+            kept = _values_of(self._model.kept_variables) if looks else []
             with tf.GradientTape() as tape:
                 loss, num_samples, auxiliary_results = self._results(join(arrays), inference_mode=False)
-            self._optimizer.apply(tape.gradient(loss, variables), variables)
-            return loss, num_samples, auxiliary_results
+                scaled_loss = self._optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled_loss, variables)
+            is_finite = self._are_finite(loss, gradients) if looks else None
+            if looks:
+                tf.cond(is_finite, lambda: self._update(gradients), lambda: _put_back(kept))
+            else:
+                self._update(gradients)
+            return (loss, num_samples, auxiliary_results), is_finite
 
         return self._compiled(train, arrays)
+
+    def _update(self, gradients: list[Any]) -> None:
+        # Not before all of them are there: an error on the way must not leave weights that are half updated.
+        latest = self._model.latest
+        with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
+            latest.is_updating = True
+            self._optimizer.apply(gradients, self._model.trainable_variables)
+            latest.is_updating = False
+
+    def _are_finite(self, loss: Any, gradients: list[Any]) -> Any:
+        # Infinite gradients are what a loss scaler works with: it leaves out such a step itself.
+        is_scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
+        looked_at = [loss] if is_scaled else [loss, *(gradient for gradient in gradients if gradient is not None)]
+        return tf.reduce_all(tf.stack([_is_finite(value) for value in looked_at]))
 
     def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         return self._compiled(lambda arrays: self._results(join(arrays), inference_mode=True), arrays)
@@ -109,6 +145,21 @@ class Step:
         # By XLA where Keras's own fit would; it halves the time of a small step.
         options = {"jit_compile": self._model.jit_compile, **shapes, **self._compile_kwargs}
         return _Traced(tf.function(function, autograph=False, **options), has_signature=bool(specs))
+
+
+def _is_finite(value: Any) -> Any:
+    array = value.values if isinstance(value, tf.IndexedSlices) else tf.convert_to_tensor(value)
+    parts = [tf.math.real(array), tf.math.imag(array)] if array.dtype.is_complex else [array]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in parts])
+
+
+def _values_of(variables: Iterable[Any]) -> list[tuple[Any, Any]]:
+    return [(variable, tf.identity(variable.value)) for variable in variables]
+
+
+def _put_back(kept: list[tuple[Any, Any]]) -> None:
+    for variable, value in kept:
+        variable.assign(value)
 
 
 class _Traced:

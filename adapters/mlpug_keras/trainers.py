@@ -31,6 +31,10 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         batch_data_signature: what each batch must be like: the same nesting, with something that has a shape and a
             dtype (a `tf.TensorSpec`, a `jax.ShapeDtypeStruct`, ...) in the place of each array; None in a shape is any
             length.
+        on_non_finite: what becomes of a batch whose loss, or a gradient of it, is NaN or infinite: ``"raise"``,
+            ``"skip"`` or ``"ignore"``. The first two make the host wait for the device at each batch. Where the
+            optimizer is a `keras.optimizers.LossScaleOptimizer`, it deals with the gradients, and the loss alone is
+            looked at.
 
     Raises:
         ConfigurationError: not an optimizer of Keras 3, or more than one; compile_kwargs without compiling, or
@@ -50,6 +54,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         eager_mode: bool = False,
         compile_kwargs: Mapping[str, Any] | None = None,
         batch_data_signature: Any = None,
+        on_non_finite: str = "ignore",
     ) -> None:
         if eager_mode and compile_kwargs is not None:
             raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
@@ -62,7 +67,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             compile_kwargs=compile_kwargs or {},
             signature=batch_data_signature,
         )
-        super().__init__(adapter, optimizers, model_components)
+        super().__init__(adapter, optimizers, model_components, on_non_finite)
 
 
 def _check_compile_kwargs(arguments: Mapping[str, Any]) -> None:

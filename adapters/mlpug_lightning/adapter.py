@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import ConfigurationError
+from mlpug.errors import CheckpointError, ConfigurationError
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
-from mlpug_lightning.batches import as_data_loader, to_device, to_host
-from mlpug_lightning.bridge import as_native_callbacks
-from mlpug_lightning.host import check_is_ours, pl, quiet
+from mlpug_lightning.batches import Batches, to_device, to_host
+from mlpug_lightning.bridge import Ending, Restoring, as_native_callbacks, tell_start_and_end
+from mlpug_lightning.components import component_state
+from mlpug_lightning.host import check_is_ours, own_signals, pl, quiet
 from mlpug_lightning.module import TrainingModule, checked_training_model
+from mlpug_lightning.state import (
+    check_optimizers,
+    load_model_state,
+    load_native_state,
+    load_optimizer_state,
+    loop_state,
+    native_state,
+    optimizer_state,
+    remaining_state,
+    start_loops_at,
+)
 
 
 class LightningAdapter:
@@ -27,6 +40,8 @@ class LightningAdapter:
         model_components: by name.
         compile_model: what makes the training model faster before it is called, `torch.compile` with its arguments.
     """
+
+    backend = "pytorch"
 
     def __init__(
         self,
@@ -43,6 +58,9 @@ class LightningAdapter:
         self._compile_model = compile_model
         self._training_model: torch.nn.Module | None = None
         self._call: Callable[..., Any] | None = None
+        self._module: TrainingModule | None = None
+        self._first_epoch = 0  # of mlpug's training, as Lightning counts
+        self._resumed: dict[str, Any] | None = None
 
     @property
     def process(self) -> Process:
@@ -65,16 +83,29 @@ class LightningAdapter:
             optimizers=list(self._optimizers.values()),
             model_components=self._model_components,
             evaluate_settings=run.evaluate_settings,
+            on_non_finite=run.on_non_finite,
         )
+        module.keep_buffers = True
+        self._module = module
+        self._first_epoch = trainer.current_epoch
+        restoring: list[pl.Callback] = []
+        if self._resumed is not None:
+            state, self._resumed = self._resumed, None
+            self._first_epoch = state["loops"]["first_epoch"]
+            start_loops_at(trainer, state["loops"], run.first_epoch, run.first_batch)
+            restoring = [Restoring(partial(load_native_state, trainer, state))]
+        if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
+            tell_start_and_end(run.listeners, run.num_batches_per_epoch)
+            return
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
-        trainer.callbacks = [*own_callbacks, *as_native_callbacks(run.listeners)]
+        trainer.callbacks = [Ending(run.listeners), *own_callbacks, *as_native_callbacks(run.listeners), *restoring]
         # Also a trainer that has trained before trains this many more.
-        trainer.fit_loop.max_epochs = trainer.current_epoch + run.num_epochs
+        trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
         if run.num_batches_per_epoch != known_length(run.dataset):
             trainer.limit_train_batches = run.num_batches_per_epoch or own_limit
         try:
-            with quiet(), unwrapped():
-                trainer.fit(module, train_dataloaders=as_data_loader(run.dataset))
+            with quiet(), unwrapped(), own_signals(trainer):
+                trainer.fit(module, train_dataloaders=Batches(run.dataset, trainer))
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits on Ctrl-C; that isn't ours to do
                 raise error.__context__ from None
@@ -109,6 +140,47 @@ class LightningAdapter:
     def to_host(self, tree: Any) -> Any:
         """Tensors as numpy arrays and numbers."""
         return to_host(tree)
+
+    def gather(self, tree: Any) -> list[Any]:
+        """What each process of Lightning's strategy gives."""
+        if self.process.world_size == 1:
+            return [tree]
+        gathered: list[Any] = [None] * self.process.world_size
+        torch.distributed.all_gather_object(gathered, tree)
+        return gathered
+
+    def model_state(self) -> dict[str, dict[str, Any]]:
+        """The state dict of each component."""
+        return {name: component_state(part) for name, part in self._model_components.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimizers, and what Lightning and its callbacks have counted."""
+        module = self._module
+        assert module is not None
+        if module.latest.is_updating:
+            raise CheckpointError(
+                "An error ended training while the weights were being changed, so there is no whole state to save. "
+                "The training checkpoint that was written before is untouched."
+            )
+        module.undo_step()
+        return {
+            "model": self.model_state(),
+            "training_model": remaining_state(module.training_model, self._model_components),
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()},
+            "lightning": {
+                "loops": loop_state(self._trainer, self._first_epoch),
+                **native_state(self._trainer),
+            },
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Weights and optimizers at once; Lightning and its callbacks when it starts."""
+        assert self._training_model is not None
+        check_optimizers(self._optimizers, state["optimizers"])
+        load_model_state(self._training_model, self._model_components, state)
+        for name, optimizer in self._optimizers.items():
+            load_optimizer_state(optimizer, state["optimizers"][name])
+        self._resumed = state["lightning"]
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from mlpug.trees import leaves, map_leaves
+from mlpug_lightning.host import pl, processed_loader
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -66,22 +67,45 @@ def _as_tensor(array: np.ndarray) -> torch.Tensor:
 
 
 class Batches:
-    """A dataset of any kind as one data loader: Lightning takes a list or dict for a collection of loaders."""
+    """The epochs of a run as one data loader: Lightning takes a list or dict for a collection of loaders.
 
-    def __init__(self, dataset: Iterable[Any]) -> None:
-        self._dataset = dataset
+    A DataLoader gets what Lightning gives each (its sampler for several processes, its seeds for workers) when Lightning
+    has set up its processes, which is when it asks for the length.
+    """
+
+    def __init__(self, epochs: Any, trainer: pl.Trainer) -> None:
+        self._epochs = epochs
+        self._trainer = trainer
+        self._is_processed = False
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._dataset)
+        # Without a length Lightning fetches a batch ahead, to know which is the last. That batch would be loaded with
+        # random numbers from before the step, and couldn't be loaded again as it was by a run that is resumed.
+        fetcher: Any = self._trainer.fit_loop._data_fetcher
+        if fetcher is not None:  # the first time Lightning only tries whether there is an iterator
+            fetcher.prefetch_batches = 0
+        return iter(self._processed())
 
     def __len__(self) -> int:
         # Raises the TypeError by which Lightning knows that there is no length, where there is none.
-        return len(self._dataset)  # type: ignore[arg-type]
+        return len(self._processed())
 
+    @property
+    def sampler(self) -> Any:
+        """Lightning tells it the epoch."""
+        return getattr(self._processed().dataset, "sampler", None)
 
-def as_data_loader(dataset: Iterable[Any]) -> Any:
-    """What Lightning iterates: a DataLoader as it is, so that Lightning can give each process its share."""
-    return dataset if isinstance(dataset, torch.utils.data.DataLoader) else Batches(dataset)
+    @property
+    def batch_sampler(self) -> Any:
+        """Lightning tells its sampler the epoch."""
+        return getattr(self._processed().dataset, "batch_sampler", None)
+
+    def _processed(self) -> Any:
+        if not self._is_processed:
+            self._is_processed = True
+            if isinstance(self._epochs.dataset, torch.utils.data.DataLoader):
+                self._epochs.dataset = processed_loader(self._trainer, self._epochs.dataset)
+        return self._epochs
 
 
 def detached(tree: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -25,10 +25,10 @@ class Bridge(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         num_batches = trainer.num_training_batches
-        self._tell("training_started", None if math.isinf(num_batches) else int(num_batches))
+        _tell(self._listeners, "training_started", None if math.isinf(num_batches) else int(num_batches))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._tell("epoch_started")
+        _tell(self._listeners, "epoch_started")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -48,14 +48,27 @@ class Bridge(pl.Callback):
             raise EscapedStopIterationError(error) from error
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._tell("epoch_ended", not pl_module.latest.is_cut_short)
+        _tell(self._listeners, "epoch_ended", not pl_module.latest.is_cut_short)
 
-    def _tell(self, event: str, *arguments: Any) -> None:
-        try:
-            for listener in self._listeners:
-                getattr(listener, event)(*arguments)
-        except StopIteration as error:
-            raise EscapedStopIterationError(error) from error
+
+class Ending(pl.Callback):
+    """Always the first of all callbacks: it tells the end of training before any other hears of it."""
+
+    def __init__(self, listeners: Sequence[Any]) -> None:
+        self._listeners = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _tell(self._listeners, "training_ended")
+
+
+class Restoring(pl.Callback):
+    """Always the last of all callbacks: it restores the others when each has set itself up, as Lightning does."""
+
+    def __init__(self, restore: Callable[[], None]) -> None:
+        self._restore = restore
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._restore()
 
 
 def as_native_callbacks(listeners: Sequence[Any]) -> list[pl.Callback]:
@@ -65,3 +78,23 @@ def as_native_callbacks(listeners: Sequence[Any]) -> list[pl.Callback]:
         neighbours = list(group)
         callbacks += neighbours if is_native else [Bridge(neighbours)]
     return callbacks
+
+
+def tell_start_and_end(listeners: Sequence[Any], num_batches_per_epoch: int | None) -> None:
+    """The events of a run in which there is nothing to do."""
+    ours = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
+    _tell(ours, "training_started", num_batches_per_epoch)
+    _tell(ours, "training_ended")
+
+
+def is_ours(callback: pl.Callback) -> bool:
+    """Whether it is none of the user's."""
+    return isinstance(callback, (Bridge, Ending, Restoring))
+
+
+def _tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
+    try:
+        for listener in listeners:
+            getattr(listener, event)(*arguments)
+    except StopIteration as error:
+        raise EscapedStopIterationError(error) from error

@@ -11,7 +11,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mlpug.errors import ConfigurationError, MissingDependencyError
 
@@ -30,7 +31,7 @@ else:
             f"mlpug.pytorch needs PyTorch and PyTorch Lightning ({error}): pip install 'mlpug[pytorch]'"
         ) from error
 
-__all__ = ["check_is_ours", "pl", "quiet"]
+__all__ = ["check_is_ours", "own_signals", "pl", "processed_loader", "quiet"]
 
 _OTHER = {"pytorch_lightning": "lightning.pytorch", "lightning.pytorch": "pytorch_lightning"}
 
@@ -45,6 +46,18 @@ def check_is_ours(candidate: object) -> None:
         )
 
 
+def processed_loader(trainer: Any, loader: Any) -> Any:
+    """The DataLoader as Lightning would use it: with its samplers, its strategy's own, and seeds for its workers."""
+    connector = import_module(f"{pl.__name__}.trainer.connectors.data_connector")
+    states = import_module(f"{pl.__name__}.trainer.states")
+    training = states.RunningStage.TRAINING
+    if trainer.overfit_batches > 0:
+        combined = import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader(loader)
+        connector._resolve_overfit_batches(combined, mode=training)
+        (loader,) = combined.flattened
+    return connector._process_dataloader(trainer, states.TrainerFn.FITTING, training, loader)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's banner, tips and hints: what mlpug prints is what the user sees."""
@@ -56,8 +69,21 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning's, about torch
             warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers=True`.*")
+            # Says so of every data loader but one kind; ours goes on where it was.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
             # Says that a checkpoint holds the weights after the step, as it does in automatic optimization too.
             warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def own_signals(trainer: pl.Trainer) -> Iterator[None]:
+    """Without Lightning's handlers: on SIGTERM it would end training by an exception, and the process with status 0."""
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    try:
+        yield
+    finally:
+        del connector.register_signal_handlers

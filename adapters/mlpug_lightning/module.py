@@ -15,6 +15,8 @@ from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.batches import detached, to_device
 from mlpug_lightning.host import pl
+from mlpug_lightning.kept_buffers import KeptBuffers
+from mlpug_lightning.non_finite import are_finite
 
 _OPTIMIZATION_HOOKS = (
     "on_before_zero_grad",
@@ -30,6 +32,8 @@ class Latest:
 
     step_output: StepOutput | None = None  # what the training model gave; None between batches
     did_update: bool = False  # whether the weights moved
+    is_updating: bool = False  # whether an optimizer is at work: an error then leaves weights that are half updated
+    is_under_way: bool = False  # whether a step began that hasn't ended: an error then leaves buffers that it changed
     is_cut_short: bool = False  # whether a stop ended the epoch before its last batch
 
 
@@ -42,6 +46,7 @@ class TrainingModule(pl.LightningModule):
 
     Attributes:
         latest: what the latest step did.
+        keep_buffers: whether `undo_step` is to work after an error in a step; to be set before training starts.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class TrainingModule(pl.LightningModule):
         optimizers: Sequence[torch.optim.Optimizer],
         model_components: Mapping[str, Any],
         evaluate_settings: Callable[[], Any],
+        on_non_finite: Callable[[StepOutput], None] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,7 +67,11 @@ class TrainingModule(pl.LightningModule):
         self._given_optimizers = list(optimizers)
         self._call_training_model = _Unregistered(call_training_model)
         self._evaluate_settings = evaluate_settings
+        self._on_non_finite = on_non_finite
+        self.keep_buffers = False
+        self._kept_buffers: KeptBuffers | None = None
         self._update = self._update_directly
+        self._backward: Callable[[torch.Tensor], None] = torch.autograd.backward
 
     def configure_optimizers(self) -> Any:
         """The user's own."""
@@ -71,6 +81,9 @@ class TrainingModule(pl.LightningModule):
         """Choose how to update, now that strategy, precision and callbacks are known."""
         if not self._nobody_listens():
             self._update = self._update_through_lightning
+            self._backward = self.manual_backward
+        if self.keep_buffers or self._on_non_finite is not None:
+            self._kept_buffers = KeptBuffers(self)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Any nesting of tensors and numpy arrays."""
@@ -78,6 +91,10 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         """Loss, gradients, update."""
+        latest = self.latest
+        if self._kept_buffers is not None:
+            self._kept_buffers.keep()
+        latest.is_under_way = True
         try:
             for optimizer in self._given_optimizers:
                 optimizer.zero_grad()
@@ -87,11 +104,24 @@ class TrainingModule(pl.LightningModule):
         except StopIteration as error:
             raise EscapedStopIterationError(error) from error
         output = as_step_output(returned, batch)
-        latest = self.latest
-        latest.did_update = self._update(output.loss)
         loss = output.loss.detach()
         latest.step_output = StepOutput(loss, output.num_samples, detached(output.auxiliary_results))
+        self._backward(output.loss)
+        if self._on_non_finite is None or self._is_finite(loss):
+            latest.is_updating = True
+            latest.did_update = self._update()
+            latest.is_updating = latest.is_under_way = False
+        else:
+            latest.did_update = False
+            self.undo_step()
+            self._on_non_finite(latest.step_output)
         return {"loss": loss}
+
+    def undo_step(self) -> None:
+        """Give the buffers the values from before the step that is under way, if one is; the weights have theirs."""
+        if self.latest.is_under_way and self._kept_buffers is not None:
+            self._kept_buffers.put_back()
+        self.latest.is_under_way = False
 
     def on_train_epoch_start(self) -> None:
         """Runs after the callbacks' hook: one of them may have asked to stop."""
@@ -104,8 +134,17 @@ class TrainingModule(pl.LightningModule):
             self.trainer.should_stop and not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         )
 
-    def _update_directly(self, loss: torch.Tensor) -> bool:
-        torch.autograd.backward(loss)
+    def _is_finite(self, loss: torch.Tensor) -> bool:
+        """The same for all processes, as the gradients are; the losses aren't."""
+        # Infinite gradients are what a loss scaler works with: it leaves out such a step itself.
+        optimizers = self._given_optimizers if self._scaler is None else ()
+        return bool(self.trainer.strategy.reduce_boolean_decision(are_finite(loss, optimizers)))
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _update_directly(self) -> bool:
         for optimizer in self._given_optimizers:
             optimizer.step()
         # What Lightning's own wrapper of an optimizer does, so that global_step moves: native callbacks go by it.
@@ -114,18 +153,17 @@ class TrainingModule(pl.LightningModule):
         progress.increment_completed()
         return True
 
-    def _update_through_lightning(self, loss: torch.Tensor) -> bool:
+    def _update_through_lightning(self) -> bool:
         optimizers = self.optimizers()
-        self.manual_backward(loss)
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            optimizer.step()
-        return True
+        steps = [optimizer.step for optimizer in (optimizers if isinstance(optimizers, list) else [optimizers])]
+        did_step = [_did_step(step, self._scaler) for step in steps]
+        return any(did_step)
 
     def _nobody_listens(self) -> bool:
         trainer: Any = self.trainer
         return (
             type(trainer.strategy) is pl.strategies.SingleDeviceStrategy
-            and getattr(trainer.precision_plugin, "scaler", None) is None
+            and self._scaler is None
             and not any(
                 getattr(type(callback), hook) is not getattr(pl.Callback, hook)
                 for callback in trainer.callbacks
@@ -136,6 +174,16 @@ class TrainingModule(pl.LightningModule):
 
 # Lightning inspects the signature at each batch, which takes three times as long where it isn't known beforehand.
 TrainingModule.training_step.__signature__ = inspect.signature(TrainingModule.training_step)  # type: ignore[attr-defined]
+
+
+def _did_step(step: Callable[[], Any], scaler: Any) -> bool:
+    """Step; a loss scaler that leaves a step out lowers its scale."""
+    if scaler is None:
+        step()
+        return True
+    scale: float = scaler.get_scale()
+    step()
+    return bool(scaler.get_scale() >= scale)
 
 
 class _Unregistered:

@@ -47,6 +47,9 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         model_components: a `torch.nn.Module`, or several by name: what is used after training.
         eager_mode: False compiles the training model with `torch.compile`.
         compile_kwargs: for `torch.compile`.
+        on_non_finite: what becomes of a batch whose loss, or a gradient of it, is NaN or infinite: ``"raise"``,
+            ``"skip"`` or ``"ignore"``. The first two make the host wait for the device at each batch. Where Lightning
+            scales the loss (16-mixed), its scaler deals with the gradients, and the loss alone is looked at.
         lightning_trainer: a Lightning `Trainer` to train with, instead of one that is made here.
         lightning_arguments: anything else that a Lightning `Trainer` takes: accelerator, devices, num_nodes, strategy,
             precision, profiler, ...
@@ -69,6 +72,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         *,
         eager_mode: bool = True,
         compile_kwargs: Mapping[str, Any] | None = None,
+        on_non_finite: str = "ignore",
         lightning_trainer: pl.Trainer | None = None,
         **lightning_arguments: Any,
     ) -> None:
@@ -80,7 +84,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             model_components={} if model_components is None else named(model_components, "model_components", "model"),
             compile_model=None if eager_mode else partial(torch.compile, **(compile_kwargs or {})),
         )
-        super().__init__(adapter, optimizers, model_components)
+        super().__init__(adapter, optimizers, model_components, on_non_finite)
 
 
 def _lightning_trainer(given: pl.Trainer | None, arguments: Mapping[str, Any]) -> pl.Trainer:

@@ -1,6 +1,7 @@
 """What happens while training: callbacks, the same on every backend."""
 
 from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.checkpoint_manager import CheckpointManager
 from mlpug.callbacks.describe import BatchSizeLogger, DescribeLogsObject
 from mlpug.callbacks.metrics import DatasetMetricsLogger, LoggingMode, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.callbacks.progress import LogProgress
@@ -8,6 +9,7 @@ from mlpug.callbacks.progress import LogProgress
 __all__ = [
     "BatchSizeLogger",
     "Callback",
+    "CheckpointManager",
     "DatasetMetricsLogger",
     "DescribeLogsObject",
     "LogProgress",

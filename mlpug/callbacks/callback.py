@@ -67,6 +67,17 @@ class Callback:
         Where nobody knows how long an epoch is, a stop always cuts it short.
         """
 
+    def on_rest(self, logs: Logs, is_last: bool) -> None:
+        """Every callback, native ones too, has heard of the batch or the epoch that ended: nothing is under way.
+
+        The one moment at which the state of the whole run can be taken (``self.manager.get_state()``).
+
+        Args:
+            logs: the logs.
+            is_last: training ends here; once, before anybody hears of the end. After an error the state is what the
+                last whole batch left.
+        """
+
     def on_training_ended(
         self,
         logs: Logs,

@@ -47,6 +47,14 @@ class DescribeLogsObject(Callback):
         self._after_batch = True
         self._after_epoch = True
 
+    def get_state(self) -> Any:
+        """What is still to be printed."""
+        return {"after_batch": self._after_batch, "after_epoch": self._after_epoch}
+
+    def set_state(self, state: Any) -> None:
+        """Print nothing again."""
+        self._after_batch, self._after_epoch = state["after_batch"], state["after_epoch"]
+
     def on_batch_training_completed(self, batch: Any, logs: Logs) -> None:
         """Print once."""
         if self._after_batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from mlpug.callbacks.callback import Callback
@@ -75,6 +76,19 @@ class TrainingMetricsLogger(Callback):
     def metric_paths(self) -> Iterable[str]:
         """The metric paths that this callback writes."""
         return self._set.paths()
+
+    @property
+    def name(self) -> str:
+        """What the callback's state is kept under."""
+        return f"TrainingMetricsLogger: {self._set}"
+
+    def get_state(self) -> Any:
+        """The windows."""
+        return {"windows": self._set.get_state()}
+
+    def set_state(self, state: Any) -> None:
+        """Go on with the windows of an earlier run."""
+        self._set.set_state(state["windows"])
 
     def on_training_start(self, logs: Logs) -> None:
         """Make the windows, now that it is known how long an epoch is."""
@@ -153,11 +167,23 @@ class TestMetricsLogger(Callback):
         self._log_condition_func = checked_function("log_condition_func", log_condition_func)
         self._evaluate_settings = evaluate_settings
         self._batches: Iterator[Any] = iter(())
+        self._num_batches = 0  # how many of them were taken
 
     @property
     def name(self) -> str:
         """What the callback's state is kept under."""
-        return f"TestMetricsLogger:{self._set.name}"
+        return f"TestMetricsLogger: {self._set}"
+
+    def get_state(self) -> Any:
+        """The windows, and how many batches of the dataset were evaluated one by one."""
+        return {"windows": self._set.get_state(), "num_batches": self._num_batches}
+
+    def set_state(self, state: Any) -> None:
+        """Go on with the windows of an earlier run, and with the batch that was next."""
+        self._set.set_state(state["windows"])
+        if state["num_batches"]:
+            self._batches = islice(iter(self._dataset), state["num_batches"], None)
+            self._num_batches = state["num_batches"]
 
     def metric_paths(self) -> Iterable[str]:
         """The metric paths that this callback writes."""
@@ -188,9 +214,11 @@ class TestMetricsLogger(Callback):
 
     def _next_batch(self) -> Any:
         for batch in self._batches:
+            self._num_batches += 1
             return batch
         self._batches = iter(self._dataset)
         for batch in self._batches:
+            self._num_batches = 1
             return batch
         raise DatasetError(f"There are no batches to evaluate in {self._set.name}.")
 
@@ -223,6 +251,19 @@ class _SetOfMetrics:
             LoggingMode.DATASET: ["dataset"],
         }[self.mode]
         return [f"{self.name}.{level}.{metric}" for level in levels for metric in self.evaluator.metrics]
+
+    def __str__(self) -> str:
+        return ", ".join(self.paths())
+
+    def get_state(self) -> dict[str, Any]:
+        """The batches in each window."""
+        return {metric: window.get_state() for metric, window in self._windows.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Fill the windows, where they are still those of the same metrics."""
+        for metric, window in self._windows.items():
+            if metric in state:
+                window.set_state(state[metric])
 
     def start(self, logs: Logs) -> None:
         """Make the windows; the default length depends on how long an epoch is."""

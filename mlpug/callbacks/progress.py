@@ -52,7 +52,7 @@ class LogProgress(Callback):
         self._log_condition_func = checked_function("log_condition_func", log_condition_func)
         self._set_names = set_names
         self._batch_level = batch_level
-        self._pace = _Pace(0, 0.0)
+        self._pace: _Pace | None = None
 
     def required_metric_paths(self) -> Iterable[str]:
         """The sets whose metrics are printed."""
@@ -60,7 +60,7 @@ class LogProgress(Callback):
 
     def on_epoch_start(self, logs: Logs) -> None:
         """Start the clock for the time to go."""
-        self._pace = _Pace(logs["current"]["batch_step"], time.perf_counter())
+        self._pace = _Pace(0, time.perf_counter())
 
     def on_batch_training_completed(self, batch: Any, logs: Logs) -> None:
         """Print, where it is time to."""
@@ -71,6 +71,8 @@ class LogProgress(Callback):
                 return
         elif logs["current"]["batch_step"] % self._log_period:
             return
+        if self._pace is None:  # a resumed run goes on within an epoch: how fast it goes shows from here
+            self._pace = _Pace(logs["current"]["batch_step"] + 1, time.perf_counter())
         write(batch_report(logs, self._set_names, self._pace.seconds_to_go(logs)))
 
     def on_epoch_completed(self, logs: Logs) -> None:
@@ -95,6 +97,8 @@ class _Pace:
             return None
         batch_step = logs["current"]["batch_step"]
         done = batch_step - self._first_batch_step + 1
+        if not done:
+            return None
         to_go: int = logs["final_batch_step"] - batch_step
         seconds: float = (time.perf_counter() - self._started_at) / done * to_go
         return seconds

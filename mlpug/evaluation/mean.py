@@ -66,6 +66,15 @@ class SlidingMean:
             for value, weight in self._window.popleft():
                 self._mean.add(value, weight, -1)
 
+    def get_state(self) -> list[list[float]]:
+        """The window: for each batch the value and weight of each chunk, one after the other."""
+        return [[number for chunk in chunks for number in chunk] for chunks in self._window]
+
+    def set_state(self, state: list[list[float]]) -> None:
+        """Take the window of an earlier mean; this one has none yet."""
+        for numbers in state:
+            self.add(zip(numbers[::2], numbers[1::2], strict=True))
+
     def value(self) -> float:
         """The mean over the window; NaN where it is empty or weighs nothing."""
         return self._mean.value()

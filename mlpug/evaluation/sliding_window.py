@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from mlpug.evaluation.mean import SlidingMean, WeightedMean
 from mlpug.evaluation.metric import Metric, ToHost, value_and_weight
+from mlpug.plain import from_plain, to_plain
 
 
 class SlidingWindow(Protocol):
@@ -18,6 +19,12 @@ class SlidingWindow(Protocol):
 
     def value(self) -> Any:
         """The metric over the batches in the window."""
+
+    def get_state(self) -> Any:
+        """The batches in the window, as plain data and arrays on the host."""
+
+    def set_state(self, state: Any) -> None:
+        """Put the batches of an earlier window into this one, which is empty."""
 
 
 def sliding_window(metric: Metric, length: int, to_host: ToHost) -> SlidingWindow:
@@ -46,13 +53,23 @@ class _MeanWindow:
     def add(self, inputs: list[Any]) -> None:
         self._unread.append(inputs)
 
+    def get_state(self) -> Any:
+        self._settle()
+        return self._mean.get_state()
+
+    def set_state(self, state: Any) -> None:
+        self._mean.set_state(state)
+
     def value(self) -> float:
+        self._settle()
+        return self._mean.value()
+
+    def _settle(self) -> None:
         # One transfer for all of them, where the backend can do that.
         read = iter(self._to_host([value_and_weight(chunk) for inputs in self._unread for chunk in inputs]))
         for inputs in self._unread:
             self._mean.add((float(value), float(weight)) for value, weight in islice(read, len(inputs)))
         self._unread.clear()
-        return self._mean.value()
 
 
 class _InputsWindow:
@@ -62,16 +79,27 @@ class _InputsWindow:
         self._metric = metric
         # A streaming metric gets its inputs as they were picked, still on their device.
         self._settled = _as_it_is if metric.streams else to_host
+        self._to_host = to_host
         self._unread: deque[Any] = deque(maxlen=length)
         self._window: deque[Any] = deque(maxlen=length)
 
     def add(self, inputs: list[Any]) -> None:
         self._unread.append(inputs)
 
+    def get_state(self) -> Any:
+        self._settle()
+        return to_plain([self._to_host(inputs) for inputs in self._window])
+
+    def set_state(self, state: Any) -> None:
+        self._window.extend(from_plain(state))
+
     def value(self) -> Any:
+        self._settle()
+        return self._metric.value(chain.from_iterable(self._window), _as_it_is)
+
+    def _settle(self) -> None:
         self._window.extend(map(self._settled, self._unread))
         self._unread.clear()
-        return self._metric.value(chain.from_iterable(self._window), _as_it_is)
 
 
 def _as_it_is(tree: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 from mlpug.adapter import Adapter, Process
 from mlpug.errors import ConfigurationError
 
+_ON_NON_FINITE = ("raise", "skip", "ignore")
+
 
 class DefaultTrainer:
     """Describes what is trained. Each backend's ``DefaultTrainer`` is this one with its own adapter.
@@ -17,9 +19,13 @@ class DefaultTrainer:
         optimizers: one optimizer, or several by name; one is called ``"optimizer"``.
         model_components: one model, or several by name; one is called ``"model"``. These are what checkpoints hold and
             what is used after training.
+        on_non_finite: what becomes of a batch whose loss, or a gradient of it, is NaN or infinite. ``"raise"``:
+            training ends with `NonFiniteLoss`. ``"skip"``: the batch changes nothing but the random numbers, and is
+            counted in the logs, ``training_params.skipped_batches``. Both look before the weights change, which makes
+            the host wait for the device at each batch. ``"ignore"``: nobody looks.
 
     Raises:
-        ConfigurationError: there is no optimizer, or a name isn't a string.
+        ConfigurationError: there is no optimizer, a name isn't a string, or on_non_finite is something else.
 
     >>> from mlpug.testing import FakeAdapter, GradientDescent, LinearRegression
     >>> model = LinearRegression(num_features=2)
@@ -30,10 +36,16 @@ class DefaultTrainer:
     (['optimizer'], ['model'])
     """
 
-    def __init__(self, adapter: Adapter, optimizers: Any, model_components: Any = None) -> None:
+    def __init__(
+        self, adapter: Adapter, optimizers: Any, model_components: Any = None, on_non_finite: str = "ignore"
+    ) -> None:
+        if on_non_finite not in _ON_NON_FINITE:
+            expected = ", ".join(f'"{choice}"' for choice in _ON_NON_FINITE)
+            raise ConfigurationError(f"on_non_finite must be one of {expected}, not {on_non_finite!r}.")
         self.adapter = adapter
         self.optimizers = named(optimizers, "optimizers", "optimizer")
         self.model_components = {} if model_components is None else named(model_components, "model_components", "model")
+        self.on_non_finite = on_non_finite
         self.training_model: Any = None
 
     @property

@@ -66,7 +66,10 @@ class CallbackGroup:
         if completed:
             self._call(self._on_epoch_completed, self._logs)
 
-    def training_ended(self, raises: bool, **outcome: bool) -> BaseException | None:
+    def training_ended(self) -> None:
+        """The callbacks hear of it when the host is done too: see `tell_training_ended`."""
+
+    def tell_training_ended(self, raises: bool, **outcome: bool) -> BaseException | None:
         """Tell every callback, whatever they raise; return the first error where it is to be raised, log the others."""
         first: BaseException | None = None
         for hook in self._on_training_ended:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -13,6 +14,15 @@ from mlpug.errors import DatasetError, MlpugWarning
 from mlpug.logs import Lazy, Logs
 
 _DURATION_WINDOW = 100  # batches; enough to smooth, short enough to follow a change
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run is, between two batches."""
+
+    epoch: int  # how many epochs ran to their end, and were told so
+    batch: int  # how many batches of the next one are done
+    global_iter: int  # how many batches are done in all
 
 
 class RunLog:
@@ -47,6 +57,7 @@ class RunLog:
         self._lazy_average_duration = Lazy(self._average_duration)
         self._num_batches_per_epoch: int | None = None
         self._batches_done = 0
+        self._first_batch = 0  # of the epoch, counted over all of training
         self._warned = False
         self._batch_started_at = self._epoch_started_at = 0.0
 
@@ -60,6 +71,30 @@ class RunLog:
             "training_params.sliding_window.duration",
             "training_params.epoch.duration",
         ]
+
+    @property
+    def position(self) -> Position:
+        """How much is done."""
+        done = self._batches_done
+        return Position(epoch=self.completed_epochs, batch=done - self._first_batch, global_iter=done)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a resumed run counts on from."""
+        return {
+            "completed_epochs": self.completed_epochs,
+            "batches_done": self._batches_done,
+            "first_batch": self._first_batch,
+            "durations": list(self._durations),
+            "epoch_duration": time.perf_counter() - self._epoch_started_at,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Count on from there."""
+        self.completed_epochs = state["completed_epochs"]
+        self._batches_done = state["batches_done"]
+        self._first_batch = state["first_batch"]
+        self._durations.extend(state["durations"])
+        self._epoch_started_at = time.perf_counter() - state["epoch_duration"]
 
     def training_started(self, num_batches_per_epoch: int | None) -> None:
         self._num_batches_per_epoch = num_batches_per_epoch
@@ -91,11 +126,23 @@ class RunLog:
         self._batch_params["lr"] = self._lazy_learning_rate
         self._window_params["duration"] = self._lazy_average_duration
 
+    def found_non_finite(self, output: StepOutput) -> None:
+        """A batch was left out, because its loss or a gradient isn't finite."""
+        params = self._current["training_params"]
+        params["skipped_batches"] = params.get("skipped_batches", 0) + 1
+
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
         if completed:
             self._check_length(self._batches_done - self._first_batch)
-            self.completed_epochs += 1
+
+    def complete_epoch(self) -> None:
+        """Count the epoch as done, now that everybody has heard of its end: after an error in there it is not."""
+        self.completed_epochs += 1
+        self._first_batch = self._batches_done
+
+    def training_ended(self) -> None:
+        """Nothing is counted here."""
 
     def _check_length(self, num_batches: int) -> None:
         if num_batches == 0:

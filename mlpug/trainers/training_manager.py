@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlpug.adapter import Run, StepOutput
 from mlpug.callbacks.callback import Callback
-from mlpug.errors import ConfigurationError, MlpugWarning
+from mlpug.datasets import Epochs, warn_if_not_rewindable
+from mlpug.errors import ConfigurationError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
 from mlpug.trainers.callback_list import checked_callbacks
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.dispatch import CallbackErrors, CallbackGroup
-from mlpug.trainers.epochs import epochs_of
-from mlpug.trainers.interrupts import CtrlC
+from mlpug.trainers.rest import Rest
+from mlpug.trainers.resuming import state_to_resume
 from mlpug.trainers.run_log import RunLog
+from mlpug.trainers.run_state import RunState
+from mlpug.trainers.signals import Signals
 from mlpug.validation import checked_count, checked_dataset, known_length
+
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class TrainingManager:
@@ -33,6 +40,8 @@ class TrainingManager:
         num_batches_per_epoch: an epoch ends after this many batches. A dataset that doesn't know its length goes on
             in the next epoch where this one stopped; leave it out to train on all batches each epoch.
         experiment_data: anything that describes the experiment; callbacks find it as ``manager.experiment_data``.
+        seed: makes the order of the data a function of (seed, epoch) alone. By default it is what the host trainer
+            would draw, from the same random numbers as everything else.
         on_callback_error: ``"raise"`` ends training with the callback's exception; ``"log"`` logs it with its
             traceback, goes on, and says so at the end.
 
@@ -61,6 +70,7 @@ class TrainingManager:
         callbacks: Sequence[Any] = (),
         num_batches_per_epoch: int | None = None,
         experiment_data: Mapping[str, Any] | None = None,
+        seed: int | None = None,
         on_callback_error: str = "raise",
     ) -> None:
         if not isinstance(trainer, DefaultTrainer):
@@ -72,7 +82,20 @@ class TrainingManager:
         self.experiment_data = experiment_data
         self._run_log = RunLog(self.num_epochs, trainer.adapter.learning_rates)
         self._errors = CallbackErrors(on_callback_error)
-        self._listeners = self._as_listeners(checked_callbacks(callbacks, trainer))
+        checked = checked_callbacks(callbacks, trainer)
+        self._callbacks = [callback for callback in checked if isinstance(callback, Callback)]
+        self._epochs = Epochs(self.training_dataset, self.num_batches_per_epoch, seed)
+        self._state = RunState(
+            trainer.adapter,
+            self._run_log,
+            self._callbacks,
+            self._epochs,
+            num_epochs=self.num_epochs,
+            num_batches_per_epoch=self.num_batches_per_epoch,
+        )
+        self._rest = Rest(self._callbacks, self._state, self._run_log, self._errors, self._stop_again)
+        self._listeners = self._as_listeners(checked)
+        self._signals = Signals(self._interrupt)
         self._is_started = False
         self._interrupted = False
 
@@ -86,41 +109,96 @@ class TrainingManager:
         """What the training model gave for the batch that just ended; None before, and when the next one starts."""
         return self._run_log.step_output
 
+    @property
+    def global_iter(self) -> int:
+        """How many batches are done, over all of training."""
+        return self._run_log.position.global_iter
+
+    def get_state(self) -> dict[str, Any]:
+        """All that a run needs to go on from here, as plain data and arrays: what a training checkpoint holds.
+
+        To be called in `on_rest` only, by every process. Arrays may be views of memory that the next batch changes.
+        """
+        return self._state.get()
+
+    def get_model_state(self) -> dict[str, dict[str, Any]]:
+        """The weights: for each model component, by name, arrays by their path in it; views, where that's possible."""
+        return self.trainer.adapter.model_state()
+
     def stop_training(self) -> None:
         """End training after what is under way: the batch, or the end of the epoch."""
         self.trainer.adapter.stop()
 
-    def start_training(self) -> None:
+    def start_training(self, resume_from: PathLike | None = None) -> None:
         """Train until all epochs are done, somebody stops it, or an exception ends it.
 
         Ctrl-C lets the batch finish, tells every callback, and returns; pressed twice it raises KeyboardInterrupt at
-        once.
+        once. SIGTERM and SIGUSR1 do the same, and end the process with 128 + their number.
+
+        Args:
+            resume_from: a training checkpoint: training goes on from there as if it had never stopped. ``"auto"``: the
+                newest intact one that the CheckpointManager in `callbacks` wrote, or the beginning where there is
+                none. None: the beginning.
 
         Raises:
             ConfigurationError: no training model is set, or this manager has trained already.
             DatasetError: the dataset turns out to be empty.
+            CheckpointError: the training checkpoint can't be read, is damaged, or is that of another model or
+                optimizer. With ``"auto"``: there are training checkpoints, but all of them are damaged.
+            NonFiniteLoss: a loss or a gradient isn't finite, and the trainer was told to raise.
+            SystemExit: SIGTERM or SIGUSR1 ended training.
             Exception: whatever the model, the data or a callback raised, unchanged.
         """
         self.trainer.check_ready()
         if self._is_started:
             raise ConfigurationError("This TrainingManager has trained already: make a new one to train again.")
+        if self._rest.is_asked_for:
+            self._epochs.keeps_states = True
+            warn_if_not_rewindable(self.training_dataset)
+        resumed = state_to_resume(resume_from, self._callbacks)
+        if resumed is not None:
+            path, state = resumed
+            self._state.load(state, str(path))
+            for callback in self._callbacks:
+                if hasattr(callback, "resumed_from"):  # a CheckpointManager, which may go on with the same files
+                    callback.resumed_from(path)
+            self._say_resumed(path)
         self._is_started = True
         try:
-            with CtrlC(self._interrupt):
+            with self._signals:
                 self.trainer.adapter.fit(self._run())
         except BaseException as error:
             self._interrupted |= isinstance(error, KeyboardInterrupt)
             self._end(stopped_on_error=not isinstance(error, KeyboardInterrupt), ended_by=error)
             raise
+        finally:
+            self._epochs.close()
         self._end(stopped_on_error=False)
+        if self._signals.exit_status is not None:
+            raise SystemExit(self._signals.exit_status)
 
     def _run(self) -> Run:
+        position = self._run_log.position
         return Run(
-            dataset=epochs_of(self.training_dataset, self.num_batches_per_epoch),
+            dataset=self._epochs,
             num_epochs=self.num_epochs,
             num_batches_per_epoch=self.num_batches_per_epoch,
-            listeners=(self._run_log, *self._listeners),
+            listeners=(self._run_log, *self._listeners, self._rest),
             evaluate_settings=lambda: self.logs.get("training_settings"),
+            on_non_finite={"raise": self._raise_non_finite, "skip": self._run_log.found_non_finite}.get(
+                self.trainer.on_non_finite
+            ),
+            first_epoch=position.epoch,
+            first_batch=position.batch,
+        )
+
+    def _raise_non_finite(self, output: StepOutput) -> None:
+        current = self.logs["current"]
+        raise NonFiniteLoss(
+            loss=self.trainer.adapter.to_host(output.loss),
+            epoch=current["epoch"],
+            batch_step=current["batch_step"],
+            global_iter=current["global_iter"],
         )
 
     def _as_listeners(self, callbacks: Sequence[Any]) -> list[Any]:
@@ -136,13 +214,31 @@ class TrainingManager:
                 listeners += group
         return listeners
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, received: signal.Signals) -> None:
         self._interrupted = True
         self.trainer.adapter.stop()
         # The signal may have come in the middle of printing, and printing can't be entered again by the same thread.
         logger = get_logger("TrainingManager::start_training")
-        message = "Interrupted: training stops after this batch. Press Ctrl-C again to stop at once."
+        is_ctrl_c = received == signal.SIGINT
+        what = "Interrupted" if is_ctrl_c else f"Received {received.name}"
+        again = "Press Ctrl-C again" if is_ctrl_c else "Send it again"
+        message = f"{what}: training stops after this batch. {again} to stop at once."
         threading.Thread(target=logger.warning, args=[message]).start()
+
+    def _stop_again(self) -> None:
+        """A host forgets, when its loop starts, that it was asked to stop before."""
+        if self._interrupted:
+            self.trainer.adapter.stop()
+
+    def _say_resumed(self, path: os.PathLike[str]) -> None:
+        if self.trainer.process.rank == 0:
+            position = self._run_log.position
+            get_logger("TrainingManager::start_training").info(
+                "Training goes on from %s: %s epochs and %s batches are done.",
+                path,
+                position.epoch,
+                position.global_iter,
+            )
 
     def _end(self, stopped_on_error: bool, ended_by: BaseException | None = None) -> None:
         """Tell every callback and say how training ended; raise what a callback raises now, if nothing did before."""
@@ -152,11 +248,13 @@ class TrainingManager:
             "stopped_on_error": stopped_on_error,
             "interrupted": self._interrupted,
         }
+        if ended_by is not None and not isinstance(ended_by, KeyboardInterrupt):
+            self._rest.after_error()
         first_error = None
         for listener in self._listeners:
             if isinstance(listener, CallbackGroup):
                 raises = ended_by is None and first_error is None
-                first_error = listener.training_ended(raises, **outcome) or first_error
+                first_error = listener.tell_training_ended(raises, **outcome) or first_error
         if first_error is not None:
             raise first_error
         self._say(**outcome)

@@ -66,6 +66,9 @@ class Backend(Protocol):
     def without_dropout(self) -> None:
         """From now on training and inference mode compute the same."""
 
+    def square_root(self, loss: Any) -> Any:
+        """Of the training model's loss, with its gradient: that isn't finite where the loss is 0."""
+
     def native_callback(self, hear: Callable[[str], None]) -> Any:
         """A callback of the host trainer that tells the events it hears, by the names of `Events`' methods."""
 

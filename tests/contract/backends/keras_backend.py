@@ -38,6 +38,9 @@ class KerasBackend:
     def without_dropout(self):
         """There is none."""
 
+    def square_root(self, loss):
+        return keras.ops.sqrt(loss)
+
     def native_callback(self, hear):
         return Native(hear)
 

@@ -51,6 +51,9 @@ class LightningBackend:
     def without_dropout(self):
         self.model[2].p = 0.0
 
+    def square_root(self, loss):
+        return torch.sqrt(loss)
+
     def native_callback(self, hear):
         return _Native(hear)
 

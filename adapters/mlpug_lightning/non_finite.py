@@ -1,0 +1,53 @@
+"""Finds losses and gradients that are NaN or infinite."""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+
+def are_finite(loss: torch.Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> bool:
+    """Whether the loss and all gradients are: exactly, and as long as they are by one transfer to the host.
+
+    A sum is finite only where all that is summed is, and one pass over the gradients makes it. Where it isn't, it may
+    have overflowed, so that each gradient is looked at.
+
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> weight.grad = torch.tensor([3e38, 3e38])
+    >>> are_finite(torch.tensor(0.5), [torch.optim.SGD([weight])])
+    True
+    """
+    loss = loss.detach()
+    gradients = [_values(gradient) for gradient in _gradients(optimizers)]
+    if _are_sums_finite(loss, gradients):
+        return True
+    return all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *gradients))
+
+
+def _are_sums_finite(loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> bool:
+    device = loss.device
+    if device.type == "cpu":  # no transfer is needed, and plain sums take half the time of norms
+        return all(cmath.isfinite(tensor.sum().item()) for tensor in (loss, *gradients))
+    norms = torch._foreach_norm(gradients) if gradients else ()
+    on_device = [norm if norm.device == device else norm.to(device) for norm in norms]
+    return math.isfinite(torch.stack([loss.abs(), *on_device]).sum().item())
+
+
+def _gradients(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    yield parameter.grad
+
+
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    """What of it is stored in this process."""
+    if type(gradient) is not torch.Tensor and hasattr(gradient, "to_local"):  # a DTensor
+        gradient = gradient.to_local()
+    if gradient.is_sparse:
+        return gradient.coalesce().values()
+    return gradient

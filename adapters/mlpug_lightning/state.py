@@ -1,0 +1,164 @@
+"""What Lightning and the optimizers need to go on: as plain data and arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpug.checkpoints import RawTensor
+from mlpug.errors import CheckpointMismatchError
+from mlpug.model_checkpoint import check_names
+from mlpug.plain import from_plain, to_plain
+from mlpug_lightning.arrays import as_array, as_tensor, leaf_from_plain, leaf_to_plain
+from mlpug_lightning.bridge import is_ours
+from mlpug_lightning.components import component_state, prepared
+from mlpug_lightning.host import pl
+
+
+def remaining_state(training_model: torch.nn.Module, components: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
+    """What the training model holds besides its components, such as a loss function with weights of its own."""
+    of_components = {id(value) for part in components.values() for value in part.state_dict(keep_vars=True).values()}
+    tensors = training_model.state_dict(keep_vars=True)
+    arrays = component_state(training_model)
+    return {path: arrays[path] for path, value in tensors.items() if id(value) not in of_components}
+
+
+def load_model_state(
+    training_model: torch.nn.Module, components: Mapping[str, torch.nn.Module], state: Mapping[str, Any]
+) -> None:
+    """Give the components, and what the training model holds besides them, their weights."""
+    check_names("model components", components, state["model"])
+    remaining = remaining_state(training_model, components)
+    kept = {path: array for path, array in component_state(training_model).items() if path not in remaining}
+    assignments = [  # the components last: what is kept of them here are the weights from before
+        prepared(training_model, {**kept, **state["training_model"]}, "training_model", same_dtypes=True),
+        *(prepared(part, state["model"][name], name, same_dtypes=True) for name, part in components.items()),
+    ]
+    for assign in assignments:
+        assign()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state dict, by the number of the parameter in the order in which the optimizer got them."""
+    state = optimizer.state_dict()
+    return {
+        "class": type(optimizer).__qualname__,
+        "shapes": [list(parameter.shape) for parameter in _parameters(optimizer)],
+        "state": {str(number): _encoded(values) for number, values in state["state"].items()},
+        "param_groups": to_plain(state["param_groups"], leaf_to_plain),
+    }
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Give it back."""
+    numbered = {int(number): _decoded(values) for number, values in state["state"].items()}
+    groups = from_plain(state["param_groups"], leaf_from_plain)
+    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+
+
+def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any]) -> None:
+    """Refuse the state of other optimizers, or of the same on other parameters."""
+    check_names("optimizers", optimizers, states)
+    for name, optimizer in optimizers.items():
+        expected, found = type(optimizer).__qualname__, states[name]["class"]
+        if expected != found:
+            raise CheckpointMismatchError(
+                f"The optimizer {name!r} is of the class {expected}, and in the checkpoint of {found}: "
+                "make the same optimizer to resume, or start a new run from the weights alone."
+            )
+        shapes = [list(parameter.shape) for parameter in _parameters(optimizer)]
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        found_sizes = [len(group["params"]) for group in states[name]["param_groups"]]
+        if shapes != states[name]["shapes"] or sizes != found_sizes:
+            raise CheckpointMismatchError(
+                f"The optimizer {name!r} has other parameters than in the checkpoint: expected groups of {sizes} "
+                f"parameters with the shapes {shapes}, found groups of {found_sizes} with {states[name]['shapes']}."
+            )
+
+
+def native_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """The states of Lightning's own callbacks and of its precision."""
+    return {
+        "callbacks": {
+            callback.state_key: to_plain(callback.state_dict(), leaf_to_plain) for callback in _native(trainer)
+        },
+        "precision": to_plain(trainer.precision_plugin.state_dict(), leaf_to_plain),
+    }
+
+
+def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Give them back; called when Lightning has set everything up, which is when its own would."""
+    for callback in _native(trainer):
+        if callback.state_key in state["callbacks"]:
+            callback_state = from_plain(state["callbacks"][callback.state_key], leaf_from_plain)
+            if callback_state:
+                callback.load_state_dict(callback_state)
+    precision_state = from_plain(state["precision"], leaf_from_plain)
+    if precision_state:
+        trainer.precision_plugin.load_state_dict(precision_state)
+
+
+def loop_state(trainer: pl.Trainer, first_epoch: int) -> dict[str, int]:
+    """How much Lightning has counted, at the end of a batch or of an epoch.
+
+    Args:
+        trainer: whose loops.
+        first_epoch: how many epochs it had counted when mlpug's training started.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    return {
+        "first_epoch": first_epoch,
+        "batches": loop.batch_progress.total.processed,
+        "optimizer_steps": loop.manual_optimization.optim_step_progress.total.completed,
+    }
+
+
+def start_loops_at(trainer: pl.Trainer, state: Mapping[str, int], num_epochs: int, num_batches: int) -> None:
+    """Let Lightning count on, and go on within an epoch if any of its batches are done.
+
+    Its own restoring counts by where in the loop a checkpoint was written, and skips an epoch after one written at the
+    end of an epoch's last batch. Here nothing is under way: what is started is processed and completed.
+    """
+    fit_loop: Any = trainer.fit_loop  # whose counters' types aren't as they are declared
+    loop = fit_loop.epoch_loop
+    epochs_done = state["first_epoch"] + num_epochs
+    started = epochs_done + (1 if num_batches else 0)
+    for progress in (fit_loop.epoch_progress.total, fit_loop.epoch_progress.current):
+        progress.ready = progress.started = started
+        progress.processed = progress.completed = epochs_done
+    for progress, count in ((loop.batch_progress.total, state["batches"]), (loop.batch_progress.current, num_batches)):
+        progress.ready = progress.started = progress.processed = progress.completed = count
+    steps = loop.manual_optimization.optim_step_progress
+    for progress in (steps.total, steps.current):
+        progress.ready = progress.completed = state["optimizer_steps"]
+    loop._batches_that_stepped = state["batches"]
+    # Within an epoch: its start isn't told again, and its first batches are counted as fetched.
+    fit_loop.restarting = bool(num_batches)
+    # Else it would ask for the first iterator a second time, and lose what was fetched ahead by the first.
+    fit_loop._resuming_from_checkpoint = True
+
+
+def _native(trainer: pl.Trainer) -> Iterable[pl.Callback]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where no type checker sees it
+    return [callback for callback in callbacks if not is_ours(callback)]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: as_array(value) if isinstance(value, torch.Tensor) else to_plain(value, leaf_to_plain)
+        for name, value in values.items()
+    }
+
+
+def _decoded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: as_tensor(value) if isinstance(value, (np.ndarray, RawTensor)) else from_plain(value, leaf_from_plain)
+        for name, value in values.items()
+    }

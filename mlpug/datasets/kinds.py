@@ -1,0 +1,314 @@
+"""How each kind of dataset is begun, and begun again in its middle."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mlpug.datasets import random_states
+from mlpug.errors import CheckpointMismatchError, MlpugWarning
+from mlpug.plain import from_plain, to_plain
+
+
+class AnyIterable:
+    """What can be iterated again and again: batches that are done are asked for once more, and dropped.
+
+    That gives the same batches where they depend on the global random state alone, or on generators that are kept in
+    attributes of the dataset.
+
+    Attributes:
+        dataset: the dataset.
+        draws: whether it may draw random numbers when it is asked for a batch.
+        keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
+    """
+
+    draws = True
+    keeps_ahead = False
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def iterator(self, position: Any = None) -> Iterator[Any]:
+        """For a round: from its start, or from a position if the kind has those."""
+        return iter(self.dataset)
+
+    def skip(self, batches: Iterator[Any], count: int) -> None:
+        """Leave out the first batches of a round that was begun again."""
+        for _ in islice(batches, count):
+            pass
+
+    def between(self, seed_from_round: Any) -> None:
+        """One round has ended, and the next begins."""
+
+    def before_pull(self, batches: Iterator[Any]) -> None:
+        """A batch will be asked for."""
+
+    def position(self, batches: Any, ahead: int) -> Any:
+        """Where the iterator is, or was this many batches ago, for kinds that can begin there; else None."""
+        return None
+
+    def state(self) -> Any:
+        """What the dataset keeps from round to round, for kinds that do."""
+        return None
+
+    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
+        """Make the dataset what it was after so many rounds had begun."""
+
+
+class Items(AnyIterable):
+    """A list, a tuple, or another sequence: nothing is loaded to leave it out."""
+
+    draws = False
+
+    def iterator(self, position: Any = None) -> Iterator[Any]:
+        return _Indexed(self.dataset, len(self.dataset))
+
+    def skip(self, batches: Any, count: int) -> None:
+        batches.next_index = count
+
+
+class OneIteration(AnyIterable):
+    """A generator, or another iterator: it can't be begun again, and goes on with what it gives."""
+
+    def skip(self, batches: Iterator[Any], count: int) -> None:
+        """It isn't at its start either."""
+
+
+class TorchLoader(AnyIterable):
+    """torch's DataLoader.
+
+    Without workers only the sampler is asked for what is left out, and nothing is loaded: what loading it drew from the
+    random numbers is known by the random state afterwards. With workers they load it again, so that each of them has
+    drawn what it had drawn; only of workers that live for several epochs (`persistent_workers`) nobody knows that.
+    """
+
+    def skip(self, batches: Any, count: int) -> None:
+        if self.dataset.num_workers or _is_iterable_style(self.dataset):
+            super().skip(batches, count)
+            return
+        for _ in islice(batches._sampler_iter, count):
+            batches._num_yielded += 1
+
+
+class Stateful(AnyIterable):
+    """Whatever has `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader does: it knows best."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._before: Any = None
+
+    def iterator(self, position: Any = None) -> Iterator[Any]:
+        if position is not None:
+            self.dataset.load_state_dict(from_plain(position, _from_torch))
+        return iter(self.dataset)
+
+    def skip(self, batches: Iterator[Any], count: int) -> None:
+        """It is there already."""
+
+    def before_pull(self, batches: Iterator[Any]) -> None:
+        self._before = self.dataset.state_dict()
+
+    def position(self, batches: Any, ahead: int) -> Any:
+        return to_plain(self._before if ahead else self.dataset.state_dict(), _to_torch, path=("data",))
+
+    def state(self) -> Any:
+        return self.position(None, ahead=0)
+
+    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
+        self.dataset.load_state_dict(from_plain(state, _from_torch))
+
+
+class TensorFlowData(AnyIterable):
+    """tf.data: its iterators can say where they are, with what is in their buffers.
+
+    The order of the rounds after that comes from the seeds of the dataset, and from how many iterators were made of it.
+    Without seeds (``shuffle(seed=...)``, or ``tf.random.set_seed`` before the dataset is made) TensorFlow draws it anew
+    in each process, and only the round under way is as it was.
+    """
+
+    draws = False
+    keeps_ahead = True
+
+    def iterator(self, position: Any = None) -> Iterator[Any]:
+        batches: Iterator[Any] = iter(self.dataset)
+        if position is not None:
+            tensorflow = sys.modules["tensorflow"]
+            saved = tensorflow.io.parse_tensor(position.tobytes(), tensorflow.variant)
+            tensorflow.raw_ops.DeserializeIterator(resource_handle=_resource(batches), serialized=saved)
+            return _Placed(batches)
+        return batches
+
+    def skip(self, batches: Any, count: int) -> None:
+        if not isinstance(batches, _Placed):
+            super().skip(batches, count)
+
+    def position(self, batches: Any, ahead: int) -> Any:
+        tensorflow = sys.modules["tensorflow"]
+        source = batches.batches if isinstance(batches, _Placed) else batches
+        try:
+            saved = tensorflow.raw_ops.SerializeIterator(
+                resource_handle=_resource(source),
+                external_state_policy=2,  # an error where it depends on what TensorFlow can't see, as Python code does
+            )
+        except tensorflow.errors.OpError:
+            return None
+        return np.frombuffer(tensorflow.io.serialize_tensor(saved).numpy(), np.uint8)
+
+    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
+        for _ in range(num_rounds):
+            iter(self.dataset)
+
+
+class BatchesByIndex(AnyIterable):
+    """A keras.utils.PyDataset: batches by their index, and `on_epoch_end`, which may change their order for the next.
+
+    What it does there is done again when a run is resumed, with the random numbers that it had: kept for the first
+    time, and then only for the times before which somebody else has drawn.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._count = 0  # of calls
+        self._random: list[tuple[int, Any]] = []  # (call, the random state before it)
+        self._after: Any = None
+
+    def iterator(self, position: Any = None) -> Iterator[Any]:
+        if hasattr(self.dataset, "on_epoch_begin"):
+            self.dataset.on_epoch_begin()
+        return _Indexed(self.dataset, len(self.dataset))
+
+    def skip(self, batches: Any, count: int) -> None:
+        batches.next_index = count
+
+    def between(self, seed_from_round: Any) -> None:
+        if seed_from_round is None:
+            before = random_states.capture()
+            if self._after is None or not random_states.is_same(before, self._after):
+                self._random.append((self._count, before))
+        self._count += 1
+        self.dataset.on_epoch_end()
+        self._after = random_states.capture()
+
+    def state(self) -> Any:
+        return {
+            "num_calls": self._count,
+            "random": [[call, random_states.as_plain(snapshot)] for call, snapshot in self._random],
+            "after": None if self._after is None else random_states.as_plain(self._after),
+        }
+
+    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
+        self._count = state["num_calls"]
+        self._random = [(call, random_states.from_plain(plain)) for call, plain in state["random"]]
+        before = dict(self._random)
+        for call in range(self._count):
+            if seed_from_round is not None:
+                seed_from_round(call + 1)
+            elif call in before:
+                random_states.restore(before[call])
+            self.dataset.on_epoch_end()
+        self._after = None if state["after"] is None else random_states.from_plain(state["after"])
+
+
+def kind_of(dataset: Any) -> AnyIterable:
+    """How to treat this dataset."""
+    return _class_of(dataset)(dataset)
+
+
+def warn_if_not_rewindable(dataset: Any) -> None:
+    """Say that a resumed run can't give the same batches again, where it can't."""
+    if _class_of(dataset) is OneIteration:
+        warnings.warn(
+            f"The training dataset is a {type(dataset).__name__}, which can't be read again from its start: a resumed "
+            "run goes on with whatever it gives then. Pass an object with __iter__ that begins anew each time, or with "
+            "state_dict and load_state_dict, for a run that goes on with the batch that was next.",
+            MlpugWarning,
+            stacklevel=4,
+        )
+
+
+def _class_of(dataset: Any) -> type[AnyIterable]:
+    if hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict"):
+        return Stateful
+    if hasattr(dataset, "__next__"):
+        return OneIteration
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(dataset, torch.utils.data.DataLoader):
+        return TorchLoader
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(dataset, tensorflow.data.Dataset):
+        return TensorFlowData
+    if hasattr(dataset, "on_epoch_end") and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return BatchesByIndex
+    return Items if isinstance(dataset, Sequence) else AnyIterable
+
+
+class _Indexed:
+    """Iterates by index, from any one."""
+
+    def __init__(self, items: Any, length: int) -> None:
+        self._items = items
+        self._length = length
+        self.next_index = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.next_index >= self._length:
+            raise StopIteration
+        self.next_index += 1
+        return self._items[self.next_index - 1]
+
+
+class _Placed:
+    """An iterator that was begun at a position."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.batches)
+
+
+def _resource(batches: Any) -> Any:
+    return batches._iterator_resource
+
+
+def _is_iterable_style(loader: Any) -> bool:
+    return isinstance(loader.dataset, sys.modules["torch"].utils.data.IterableDataset)
+
+
+def batch_to_plain(batch: Any) -> Any:
+    """A batch of TensorFlow's tensors as a checkpoint holds it; they come back as numpy's arrays."""
+    return to_plain(batch, lambda value: value.numpy() if hasattr(value, "numpy") else NotImplemented, path=("data",))
+
+
+def batch_from_plain(plain: Any) -> Any:
+    """The batch again."""
+    return from_plain(plain, lambda content: content)
+
+
+def _to_torch(value: Any) -> Any:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else NotImplemented
+
+
+def _from_torch(content: Any) -> Any:
+    return sys.modules["torch"].from_numpy(content)
+
+
+def check_same_kind(saved: str, dataset: Any) -> None:
+    """Refuse to go on with another kind of dataset than that of the checkpoint."""
+    here = _class_of(dataset).__name__
+    if saved != here:
+        raise CheckpointMismatchError(
+            f"The checkpoint was made with another kind of training dataset (read as {saved}; here it is {here}, a "
+            f"{type(dataset).__name__}): its place in the data means nothing here. Give the same kind of dataset."
+        )

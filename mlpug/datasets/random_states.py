@@ -1,0 +1,199 @@
+"""The random state of everything that draws: Python, numpy and, where it is loaded, torch on every device.
+
+The order of data, and what is done to it, comes from these also where the model is trained by another library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlpug.plain import from_plain as _from_plain
+from mlpug.plain import to_plain as _to_plain
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """The random state of a moment, in the libraries' own words: it is taken at each batch, and seldom looked at."""
+
+    python: Any
+    numpy: Any
+    torch: Any  # of the CPU; None where torch isn't loaded
+    devices: tuple[tuple[str, int, Any], ...] = ()  # (kind, index, state)
+
+
+def capture() -> Snapshot:
+    """The global random state now.
+
+    >>> before = capture()
+    >>> first = random.random()
+    >>> restore(before)
+    >>> random.random() == first
+    True
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return Snapshot(random.getstate(), _numpy.state(), None)
+    cpu = torch.default_generator.get_state()
+    return Snapshot(random.getstate(), _numpy.state(), cpu, _devices(torch))
+
+
+def restore(snapshot: Snapshot) -> None:
+    """Make the global random state what it was."""
+    random.setstate(snapshot.python)
+    np.random.set_state(snapshot.numpy)
+    torch = sys.modules.get("torch")
+    if torch is None or snapshot.torch is None:
+        return
+    torch.default_generator.set_state(snapshot.torch)
+    for kind, index, state in snapshot.devices:
+        backend = getattr(torch, kind)
+        if backend.is_available() and (kind != "cuda" or index < backend.device_count()):
+            backend.set_rng_state(state, *((index,) if kind == "cuda" else ()))
+
+
+def is_same(one: Snapshot, other: Snapshot) -> bool:
+    """Whether nobody has drawn in between."""
+    if one.python != other.python or not _is_same_numpy(one.numpy, other.numpy):
+        return False
+    if one.torch is None or other.torch is None:
+        return one.torch is other.torch
+    return bool((one.torch == other.torch).all())
+
+
+def seed_from(seed: int, epoch: int) -> None:
+    """Make the global random state a function of these alone."""
+    words = np.random.SeedSequence([seed, epoch]).generate_state(6)
+    random.seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2:4])
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.default_generator.manual_seed(int(words[4]) << 31 | int(words[5]))
+
+
+def as_plain(snapshot: Snapshot) -> dict[str, Any]:
+    """The snapshot as a checkpoint holds it.
+
+    >>> from mlpug import checkpoints
+    >>> sorted(as_plain(capture()))
+    ['devices', 'numpy', 'python', 'torch']
+    """
+    version, words, gauss = snapshot.python
+    return {
+        "python": {"version": version, "words": np.array(words, np.uint32), "gauss": gauss},
+        "numpy": _to_plain(snapshot.numpy),
+        "torch": None if snapshot.torch is None else snapshot.torch.numpy(),
+        "devices": [[kind, index, state.numpy()] for kind, index, state in snapshot.devices],
+    }
+
+
+def from_plain(state: dict[str, Any]) -> Snapshot:
+    """The snapshot again."""
+    python = state["python"]
+    torch: Any = sys.modules.get("torch")
+    has_torch = torch is not None and state["torch"] is not None
+    return Snapshot(
+        python=(python["version"], tuple(python["words"].tolist()), python["gauss"]),
+        numpy=_from_plain(state["numpy"]),
+        torch=torch.from_numpy(state["torch"]) if has_torch else None,
+        devices=tuple((kind, index, torch.from_numpy(of)) for kind, index, of in state["devices"]) if has_torch else (),
+    )
+
+
+def generators_of(dataset: Any) -> list[Any]:
+    """The random generators that a dataset, its samplers and its data loader have of their own, in a fixed order."""
+    batch_sampler = getattr(dataset, "batch_sampler", None)
+    holders = (
+        dataset,
+        getattr(dataset, "dataset", None),
+        getattr(dataset, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
+    found: dict[int, Any] = {}
+    for holder in holders:
+        for value in _attributes(holder):
+            if _is_generator(value):
+                found[id(value)] = value
+    return list(found.values())
+
+
+def generator_state(generator: Any) -> Any:
+    """Its state, as a checkpoint holds it."""
+    if isinstance(generator, random.Random):
+        return _to_plain(generator.getstate())
+    if isinstance(generator, np.random.Generator):
+        return _to_plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return _to_plain(generator.get_state(legacy=False))
+    return generator.get_state().numpy().copy()
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Give it back."""
+    if isinstance(generator, random.Random):
+        generator.setstate(_from_plain(state))
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = _from_plain(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(_from_plain(state))
+    else:
+        generator.set_state(sys.modules["torch"].from_numpy(state))
+
+
+class _NumpyState:
+    """numpy's global state, asked for only where somebody has drawn: to copy it takes numpy 45 µs.
+
+    Whether somebody has shows in its memory, or in the second of two normal numbers being kept outside of that.
+    """
+
+    def __init__(self) -> None:
+        self._memory = b""
+        self._state: dict[str, Any] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Of the global generator now; not to be changed."""
+        bits = np.random.get_bit_generator()  # type: ignore[attr-defined]  # missing in numpy's own list of names
+        if not isinstance(bits, np.random.MT19937):
+            return dict(np.random.get_state(legacy=False))
+        memory = ctypes.string_at(bits.ctypes.state_address, _MEMORY_SIZE)
+        if memory != self._memory or self._state["has_gauss"]:
+            self._state = dict(np.random.get_state(legacy=False))
+            self._memory = memory
+        return self._state
+
+
+_MEMORY_SIZE = 625 * 4  # bytes: 624 words, and the position among them
+_numpy = _NumpyState()
+
+
+def _attributes(holder: Any) -> Iterable[Any]:
+    return vars(holder).values() if hasattr(holder, "__dict__") else ()
+
+
+def _is_generator(value: Any) -> bool:
+    if isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
+        return True
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Generator)
+
+
+def _devices(torch: Any) -> tuple[tuple[str, int, Any], ...]:
+    cuda = torch.cuda
+    if cuda.is_available() and cuda.is_initialized():
+        return tuple(("cuda", index, cuda.get_rng_state(index)) for index in range(cuda.device_count()))
+    if torch.backends.mps.is_available():
+        return (("mps", 0, torch.mps.get_rng_state()),)
+    return ()
+
+
+def _is_same_numpy(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return isinstance(other, dict) and all(_is_same_numpy(one[name], other.get(name)) for name in one)
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)

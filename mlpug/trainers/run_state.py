@@ -1,0 +1,141 @@
+"""The state of a whole run: gathered for a training checkpoint, and given back to everything that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlpug import __version__
+from mlpug.adapter import Adapter
+from mlpug.callbacks.callback import Callback
+from mlpug.datasets import random_states
+from mlpug.datasets.epochs import Epochs
+from mlpug.errors import CheckpointMismatchError
+from mlpug.plain_logs import logs_to_plain, restore_logs
+from mlpug.trainers.run_log import Position, RunLog
+
+_OF_THIS_RUN = ("final_epoch", "final_batch_step")  # of the logs: a resumed run may be longer
+
+
+class RunState:
+    """What a run is made of, as far as it has a state.
+
+    Args:
+        adapter: the backend, with the model and the optimizers.
+        run_log: counters and logs.
+        callbacks: mlpug's own; the adapter takes care of native ones.
+        epochs: the dataset, with its order.
+        num_epochs: how many epochs the run is to have.
+        num_batches_per_epoch: how many batches an epoch has, where that is known.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        run_log: RunLog,
+        callbacks: Sequence[Callback],
+        epochs: Epochs,
+        num_epochs: int,
+        num_batches_per_epoch: int | None,
+    ) -> None:
+        self._adapter = adapter
+        self._run_log = run_log
+        self._callbacks = [callback for callback in callbacks if type(callback).get_state is not Callback.get_state]
+        self._epochs = epochs
+        self._num_epochs = num_epochs
+        self._num_batches_per_epoch = num_batches_per_epoch
+        self._random: Any = None  # the random state of the latest rest
+        self._marked: Position | None = None  # where that was
+        self._resumed: dict[str, Any] | None = None
+
+    def mark(self) -> None:
+        """Note the random state: nothing is under way."""
+        self._random = random_states.capture()
+        self._marked = self._run_log.position
+
+    def mark_after_error(self) -> None:
+        """Where a callback failed at the end of a batch, the step was the last to use random numbers, not the rest."""
+        if self._marked != self._run_log.position:
+            self.mark()
+
+    def get(self) -> dict[str, Any]:
+        """The state of the latest rest, as plain data and arrays, some of which may be views of live memory."""
+        return {
+            "kind": "training",
+            "backend": self._adapter.backend,
+            "configuration": {
+                "num_epochs": self._num_epochs,
+                "num_batches_per_epoch": self._num_batches_per_epoch,
+                "num_processes": self._adapter.process.world_size,
+                "mlpug": __version__,
+            },
+            "run": self._run_log.get_state(),
+            "logs": logs_to_plain(self._run_log.logs),
+            "callbacks": {callback.name: callback.get_state() for callback in self._callbacks},
+            **self._adapter.state(),
+            "processes": self._adapter.gather(
+                {
+                    "random": random_states.as_plain(self._random),
+                    "data": self._epochs.state(self._run_log.position.batch),
+                }
+            ),
+        }
+
+    def load(self, state: dict[str, Any], name: str) -> None:
+        """Take the state of an earlier run; callbacks and logs get theirs when training has started.
+
+        Raises:
+            CheckpointMismatchError: the state is of another kind of run; nothing has changed.
+        """
+        self._check(state, name)
+        self._adapter.load_state(state)
+        self._run_log.set_state(state["run"])
+        here = state["processes"][self._adapter.process.rank]
+        self._random = random_states.from_plain(here["random"])
+        self._epochs.load_state(here["data"], self._random)
+        self._resumed = state
+
+    def restore(self) -> None:
+        """What callbacks and random numbers of a resumed run go on with, now that all have heard of the start."""
+        if self._resumed is None:
+            return
+        state, self._resumed = self._resumed, None
+        logs = self._run_log.logs
+        kept = {name: logs[name] for name in _OF_THIS_RUN}
+        restore_logs(logs, state["logs"])
+        for name, value in kept.items():
+            logs[name] = value
+        for callback in self._callbacks:
+            if callback.name in state["callbacks"]:
+                callback.set_state(state["callbacks"][callback.name])
+        random_states.restore(self._epochs.random_at_start())
+
+    def _check(self, state: dict[str, Any], name: str) -> None:
+        if state.get("kind") != "training":
+            raise CheckpointMismatchError(
+                f"{name} is not a training checkpoint, but one of kind {state.get('kind')!r}. Resume from a file that "
+                "ends in -training-checkpoint.safetensors; weights alone are loaded by mlp.load_model_checkpoint(path)."
+            )
+        if state["backend"] != self._adapter.backend:
+            raise CheckpointMismatchError(
+                f"{name} is of a run on {state['backend']}, and this one is on {self._adapter.backend}: only the "
+                "weights can change backends, and only between TensorFlow and JAX, by mlp.load_model_checkpoint(path)."
+            )
+        found, run = state["configuration"], state["run"]
+        if found["num_processes"] != self._adapter.process.world_size:
+            raise CheckpointMismatchError(
+                f"{name} is of a run with {found['num_processes']} processes, and this one has "
+                f"{self._adapter.process.world_size}: each has random numbers and data of its own. Start as many."
+            )
+        if run["completed_epochs"] > self._num_epochs:
+            raise CheckpointMismatchError(
+                f"{name} is of a run that has completed {run['completed_epochs']} epochs, and num_epochs is "
+                f"{self._num_epochs}: num_epochs counts from the beginning of training, so it can't be smaller."
+            )
+        is_within_epoch = run["batches_done"] > run["first_batch"]
+        if is_within_epoch and found["num_batches_per_epoch"] != self._num_batches_per_epoch:
+            raise CheckpointMismatchError(
+                f"{name} was made within an epoch of {found['num_batches_per_epoch']} batches, and an epoch has "
+                f"{self._num_batches_per_epoch} now, so that its place in the data is unknown. Give the same dataset, "
+                "batch size and num_batches_per_epoch; after a whole epoch they can change."
+            )
