@@ -3,6 +3,9 @@
     python benchmarks/checkpoints.py --sizes 10 200 1000     # MB of state; needs mlpug[pytorch]
     python benchmarks/checkpoints.py --sizes 10 --tensors 5000
 
+With `save_in_background` what counts is how long training stands still: beside one copy of the same arrays, by a module
+with that many weights that a CheckpointManager saves after the first of two batches.
+
 All write to the same directory, to files that are not there yet, and end on disk: those that don't flush their file are
 given an `os.fsync`. mlpug's has the digests as well, and the flush of the directory. Loading finds its file in the
 system's cache, so what is left is copying and verifying. Lightning's flushes nothing itself, and is shown as it is too.
@@ -11,6 +14,7 @@ system's cache, so what is left is copying and verifying. Lightning's flushes no
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import tempfile
 import time
@@ -24,6 +28,7 @@ import torch
 from measure import interleaved, print_medians, print_ratio, print_ratio_header
 from pytorch_lightning import Trainer
 
+import mlpug.pytorch as mlp
 from mlpug import checkpoints
 
 State = dict[str, Any]
@@ -124,6 +129,72 @@ def compare_loading(state: State, directory: Path, rounds: int) -> None:
     print_ratio("mlpug verify / torch.load", measured["mlpug verify"], measured["torch.load"])
 
 
+class Standstill(mlp.callbacks.CheckpointManager):
+    """Holds the clock while the first state is taken."""
+
+    microseconds = 0.0
+
+    def on_rest(self, logs: Any, is_last: bool) -> None:
+        started = time.perf_counter()
+        super().on_rest(logs, is_last)
+        self.microseconds = self.microseconds or (time.perf_counter() - started) * 1e6
+
+
+class TrainModel(torch.nn.Module):
+    """Trains one number; the other weights are only there."""
+
+    def __init__(self, weights: torch.nn.ParameterDict) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, batch_data: Any, evaluate_settings: Any, inference_mode: Any = None) -> Any:
+        return (self.weights["trained"] * batch_data).sum()
+
+
+def standstill(state: State, directory: Path) -> float:
+    weights = {name.replace("/", "_"): torch.from_numpy(array) for name, array in state["model"].items()}
+    parameters = torch.nn.ParameterDict({"trained": torch.zeros(1), **weights})
+    optimizer = torch.optim.SGD(parameters.parameters(), lr=0.1)
+    trainer = mlp.trainers.DefaultTrainer(optimizers=optimizer, model_components=parameters, accelerator="cpu")
+    saves = Standstill(
+        directory,
+        "run",
+        metric_to_monitor=None,
+        create_checkpoint_every=1,
+        save_in_background=True,
+        create_latest_model_checkpoint=False,
+    )
+    manager = mlp.trainers.TrainingManager(trainer, [torch.ones(1)] * 2, callbacks=[saves])
+    trainer.set_training_model(TrainModel(parameters))
+    give_back_memory()
+    manager.start_training()
+    return saves.microseconds
+
+
+def copy(state: State) -> float:
+    give_back_memory()
+    return timed(lambda: [array.copy() for array in state["model"].values()])
+
+
+def give_back_memory() -> None:
+    """To the system, or what was copied into before would be there to be copied into again: that takes a tenth."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def compare_standing_still(state: State, directory: Path, rounds: int) -> None:
+    measured = interleaved(
+        {
+            "one copy of the arrays": lambda: copy(state),
+            "mlpug, in the background": lambda: standstill(state, directory),
+        },
+        rounds,
+    )
+    print_medians("standing still", measured)
+    print_ratio_header()
+    ours, copying = measured["mlpug, in the background"], measured["one copy of the arrays"]
+    print_ratio("mlpug / one copy", ours, copying, "<= 1.3")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 200, 1000], help="MB of state")
@@ -137,6 +208,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=chosen.directory) as directory:
             compare_saving(state, Path(directory), chosen.rounds)
             compare_loading(state, Path(directory), chosen.rounds)
+            compare_standing_still(state, Path(directory), chosen.rounds)
 
 
 if __name__ == "__main__":

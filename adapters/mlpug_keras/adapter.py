@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import ConfigurationError
+from mlpug.errors import CheckpointError, ConfigurationError
 from mlpug.step_output import counted
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
@@ -93,7 +93,10 @@ class KerasAdapter:
         model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
-            feed.fetch_first()
+            if _is_built(model):
+                self._build(None, None)
+            else:  # by the first batch, because Keras's own callbacks may look at the variables when training starts
+                feed.fetch_first()
             model.fit(
                 x=Placeholders(),
                 epochs=run.num_epochs,
@@ -131,6 +134,11 @@ class KerasAdapter:
 
     def state(self) -> dict[str, Any]:
         """Weights and seeds, the optimizer, and what Keras's own callbacks remember."""
+        if self._model.latest.is_updating:
+            raise CheckpointError(
+                "An error ended training while the weights were being changed, so there is no whole state to save. "
+                "The training checkpoint that was written before is untouched."
+            )
         optimizers = {self._name: optimizer_state(self._optimizer)}
         weights = model_state(self._model.training_model, self._model_components)
         return {**weights, "optimizers": optimizers, "keras": native_state(self._listeners)}

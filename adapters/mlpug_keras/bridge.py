@@ -121,8 +121,8 @@ class Bridge(keras.callbacks.Callback):
 class Callbacks(keras.callbacks.CallbackList):
     """The feed, and the listeners as Keras's callbacks, in the same order.
 
-    At each batch only those are called that listen to batches, and always on this thread. `on_started` is called when all
-    have heard that training starts.
+    At each batch only those are called that listen to batches, and always on this thread. `on_started` is called when
+    all have heard that training starts.
     """
 
     def __init__(self, training_model: TrainingModel, run: Run, feed: Feed, on_started: Callable[[], None]) -> None:

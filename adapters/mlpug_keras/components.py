@@ -225,7 +225,7 @@ def _children_of(layer: Any, members: list[tuple[str, Any]]) -> Iterator[tuple[s
 def _members_of(layer: Any) -> Iterator[tuple[str, Any]]:
     """What the attributes hold, by name; sorted, because on other backends they may be set in another order."""
     for name in sorted(vars(layer), key=lambda name: (name.startswith("_"), name)):
-        if name not in _KERAS_OWN:
+        if name not in _KERAS_OWN and not name.startswith("_self_"):  # those are TensorFlow's own account
             yield from _within(name.lstrip("_"), vars(layer)[name], depth=0)
 
 

@@ -93,7 +93,10 @@ def native_state(listeners: Sequence[Any]) -> dict[str, Any]:
 def load_native_state(listeners: Sequence[Any], state: Mapping[str, Any]) -> None:
     """Give it back, after training started: that is when Keras's own callbacks forget everything."""
     for key, callback in _by_key(listeners):
-        for name, value in state["callbacks"].get(key, {}).items():
+        attributes = state["callbacks"].get(key, {})
+        if _has_compared(attributes) and hasattr(callback, "_set_monitor_op"):
+            callback._set_monitor_op()  # before the attributes: it also changes the sign of one of them
+        for name, value in attributes.items():
             setattr(callback, name, from_plain(value))
     if state["seed"] is not None:
         keras.src.random.seed_generator.global_seed_generator().state.assign(as_value(state["seed"]))
@@ -109,6 +112,11 @@ def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
             except StateError:  # a function, a file, a writer: made anew, as when training started
                 continue
     return attributes
+
+
+def _has_compared(attributes: Mapping[str, Any]) -> bool:
+    """Whether it is of a callback that monitors, and had chosen how: that is a function, and so isn't among them."""
+    return "monitor" in attributes and "monitor_op" not in attributes
 
 
 def _by_key(listeners: Sequence[Any]) -> Iterable[tuple[str, keras.callbacks.Callback]]:

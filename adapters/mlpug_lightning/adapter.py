@@ -88,15 +88,12 @@ class LightningAdapter:
         module.keep_buffers = True
         self._module = module
         self._first_epoch = trainer.current_epoch
-        restoring: list[pl.Callback] = []
+        restoring: list[Restoring] = []
         if self._resumed is not None:
             state, self._resumed = self._resumed, None
             self._first_epoch = state["loops"]["first_epoch"]
             start_loops_at(trainer, state["loops"], run.first_epoch, run.first_batch)
             restoring = [Restoring(partial(load_native_state, trainer, state))]
-        if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
-            tell_start_and_end(run.listeners, run.num_batches_per_epoch)
-            return
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
         trainer.callbacks = [Ending(run.listeners), *own_callbacks, *as_native_callbacks(run.listeners), *restoring]
         # Also a trainer that has trained before trains this many more.
@@ -104,6 +101,9 @@ class LightningAdapter:
         if run.num_batches_per_epoch != known_length(run.dataset):
             trainer.limit_train_batches = run.num_batches_per_epoch or own_limit
         try:
+            if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
+                tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring)
+                return
             with quiet(), unwrapped(), own_signals(trainer):
                 trainer.fit(module, train_dataloaders=Batches(run.dataset, trainer))
         except SystemExit as error:

@@ -69,8 +69,8 @@ def _as_tensor(array: np.ndarray) -> torch.Tensor:
 class Batches:
     """The epochs of a run as one data loader: Lightning takes a list or dict for a collection of loaders.
 
-    A DataLoader gets what Lightning gives each (its sampler for several processes, its seeds for workers) when Lightning
-    has set up its processes, which is when it asks for the length.
+    A DataLoader gets what Lightning gives each (its sampler for several processes, its seeds for workers) when
+    Lightning has set up its processes, which is when it asks for the length.
     """
 
     def __init__(self, epochs: Any, trainer: pl.Trainer) -> None:

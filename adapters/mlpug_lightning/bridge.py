@@ -51,6 +51,13 @@ class Bridge(pl.Callback):
         _tell(self._listeners, "epoch_ended", not pl_module.latest.is_cut_short)
 
 
+class LateBridge(Bridge, pl.callbacks.Checkpoint):
+    """For listeners that stand behind a callback that monitors.
+
+    Lightning tells those of an epoch's end after all others, and knows them by their class.
+    """
+
+
 class Ending(pl.Callback):
     """Always the first of all callbacks: it tells the end of training before any other hears of it."""
 
@@ -65,23 +72,30 @@ class Restoring(pl.Callback):
     """Always the last of all callbacks: it restores the others when each has set itself up, as Lightning does."""
 
     def __init__(self, restore: Callable[[], None]) -> None:
-        self._restore = restore
+        self.restore = restore
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._restore()
+        self.restore()
 
 
 def as_native_callbacks(listeners: Sequence[Any]) -> list[pl.Callback]:
     """The listeners as Lightning's callbacks, in the same order."""
     callbacks: list[pl.Callback] = []
+    kind: type[Bridge] = Bridge
     for is_native, group in groupby(listeners, key=lambda listener: isinstance(listener, pl.Callback)):
         neighbours = list(group)
-        callbacks += neighbours if is_native else [Bridge(neighbours)]
+        callbacks += neighbours if is_native else [kind(neighbours)]
+        if any(isinstance(callback, (pl.callbacks.EarlyStopping, pl.callbacks.Checkpoint)) for callback in callbacks):
+            kind = LateBridge
     return callbacks
 
 
-def tell_start_and_end(listeners: Sequence[Any], num_batches_per_epoch: int | None) -> None:
+def tell_start_and_end(
+    listeners: Sequence[Any], num_batches_per_epoch: int | None, restoring: Sequence[Restoring]
+) -> None:
     """The events of a run in which there is nothing to do."""
+    for callback in restoring:
+        callback.restore()
     ours = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
     _tell(ours, "training_started", num_batches_per_epoch)
     _tell(ours, "training_ended")

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlpug import checkpoints
 from mlpug.callbacks.checkpoint_schedule import Plan
-from mlpug.checkpoints.background import Copier
+from mlpug.checkpoints.background import copied
 from mlpug.errors import CheckpointError, CheckpointWriteError, ConfigurationError
 
 _TRAINING = "-training-checkpoint.safetensors"
@@ -31,8 +31,8 @@ class Moment:
 
     def copied(self) -> Moment:
         """The same with arrays of its own, so that training can go on."""
-        copier = Copier()
-        return replace(self, model=copier.copied(self.model), training=copier.copied(self.training))
+        model, training = copied(self.model, self.training)
+        return replace(self, model=model, training=training)
 
 
 @dataclass(frozen=True, slots=True)

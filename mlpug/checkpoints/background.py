@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -38,9 +40,12 @@ class BackgroundSaver:
         """
         self._join()
         error, self._error = self._error, None
+        # A thread that was just started would keep the interpreter for some ms, and its caller waiting.
+        go = threading.Event()
         # Not a daemon, so that the interpreter waits for it, and tells afterwards what nobody has asked for.
-        thread = threading.Thread(target=self._run, args=[save], name="mlpug-save", daemon=False)
+        thread = threading.Thread(target=self._run, args=[save, go], name="mlpug-save", daemon=False)
         thread.start()
+        go.set()
         self._thread = thread
         atexit.register(self._tell)
         if error is not None:
@@ -58,7 +63,8 @@ class BackgroundSaver:
         if error is not None:
             raise error
 
-    def _run(self, save: Callable[[], None]) -> None:
+    def _run(self, save: Callable[[], None], go: threading.Event) -> None:
+        go.wait()
         try:
             save()
         except BaseException as error:  # noqa: BLE001 - raised on the thread that trains
@@ -77,38 +83,59 @@ class BackgroundSaver:
             logger.error("The last checkpoint was not saved.", exc_info=self._error)
 
 
-class Copier:
-    """Copies states, so that they can be saved while what they were taken from changes.
+def copied(*states: Any) -> list[Any]:
+    """Copies of states, which can be saved while what they were taken from changes.
 
-    Arrays that share all of their memory, in one state or in several, are copied once.
+    Arrays that share all of their memory, in one state or in several, are copied once; on a few threads, because new
+    memory is slower to get than to fill. What a checkpoint can't hold stays as it is, for `save` to refuse.
 
-    >>> weight, copier = np.zeros(2), Copier()
-    >>> model, training = copier.copied({"weight": weight}), copier.copied({"model": [weight], "epoch": 3})
+    >>> weight = np.zeros(2)
+    >>> model, training = copied({"weight": weight}, {"model": [weight], "epoch": 3})
     >>> weight += 1
     >>> model, training, model["weight"] is training["model"][0]
     ({'weight': array([0., 0.])}, {'model': [array([0., 0.])], 'epoch': 3}, True)
     """
+    copies = _Copies()
+    made = [copies.of(state) for state in states]
+    copies.fill()
+    return made
+
+
+class _Copies:
+    """Makes the new arrays first, and fills them then."""
 
     def __init__(self) -> None:
-        self._copies: dict[Any, Array] = {}
-        self._sources: list[Array] = []  # kept: memory that is let go of can become another array's
+        self._arrays: dict[Any, tuple[Array, Array]] = {}  # (source, copy)
 
-    def copied(self, state: Any) -> Any:
-        """The state with arrays of its own; what a checkpoint can't hold stays, for `save` to refuse."""
+    def of(self, state: Any) -> Any:
         kind = type(state)
         if kind is dict:
-            return {key: self.copied(value) for key, value in state.items()}
+            return {key: self.of(value) for key, value in state.items()}
         if kind is list:
-            return [self.copied(value) for value in state]
+            return [self.of(value) for value in state]
         if kind is np.ndarray:
-            return self._copy(state)
+            return self._copy_of(state)
         if kind is RawTensor:
-            return RawTensor(state.dtype, state.shape, self.copied(state.data))
+            return RawTensor(state.dtype, state.shape, self.of(state.data))
         return state
 
-    def _copy(self, array: Array) -> Array:
+    def fill(self) -> None:
+        """The large ones on threads; the small ones meanwhile."""
+        pairs = self._arrays.values()
+        with ThreadPoolExecutor(_NUM_THREADS, "mlpug-copy") as pool:  # starts threads only when they are given work
+            filled = [pool.submit(np.copyto, copy, source) for source, copy in pairs if source.nbytes > _SMALL]
+            for source, copy in pairs:
+                if source.nbytes <= _SMALL:
+                    np.copyto(copy, source)
+        for future in filled:
+            future.result()
+
+    def _copy_of(self, array: Array) -> Array:
         key = array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str, array.dtype.name
-        if key not in self._copies:
-            self._sources.append(array)
-            self._copies[key] = array.copy(order="K")
-        return self._copies[key]
+        if key not in self._arrays:
+            self._arrays[key] = array, np.empty_like(array)
+        return self._arrays[key][1]
+
+
+_SMALL = 1 << 16  # bytes
+_NUM_THREADS = min(4, os.cpu_count() or 1)

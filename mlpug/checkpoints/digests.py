@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 
@@ -49,24 +49,28 @@ def num_blocks(num_bytes: int) -> int:
     return -(-num_bytes // BLOCK_SIZE)
 
 
-def block_digests(blocks: Iterable[Bytes]) -> Generator[bytes, None, None]:
+def digest(block: Bytes) -> bytes:
+    """Of one block."""
+    return sha256(block.data).digest()
+
+
+def computed(blocks: Iterable[tuple[Bytes, Callable[[], bytes]]]) -> Generator[bytes, None, None]:
     """The digest of each block, in order.
 
     A block is asked for while the ones before it are digested, at most `MAX_UNDER_WAY` of them: whoever gives blocks
     can use the memory of older ones again. The threads are ended when this is exhausted or closed.
+
+    Args:
+        blocks: each with what computes its digest, which is called on another thread where the block is large.
     """
     with ThreadPoolExecutor(_NUM_THREADS, "mlpug-digest") as pool:  # starts threads only when they are given work
         under_way: deque[Future[bytes] | bytes] = deque()
-        for block in blocks:
-            under_way.append(_digest(block) if len(block) <= _SMALL else pool.submit(_digest, block))
+        for block, compute in blocks:
+            under_way.append(compute() if len(block) <= _SMALL else pool.submit(compute))
             if len(under_way) == MAX_UNDER_WAY:
                 yield _result(under_way.popleft())
         while under_way:
             yield _result(under_way.popleft())
-
-
-def _digest(block: Bytes) -> bytes:
-    return sha256(block.data).digest()
 
 
 def _result(digest: Future[bytes] | bytes) -> bytes:

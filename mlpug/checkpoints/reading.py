@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from itertools import cycle, islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,8 +20,9 @@ from mlpug.checkpoints import header
 from mlpug.checkpoints.digests import (
     BLOCK_SIZE,
     MAX_UNDER_WAY,
-    block_digests,
     blocks_of,
+    computed,
+    digest,
     num_blocks,
     tensor_digest,
 )
@@ -78,7 +81,7 @@ def load(path: PathLike) -> dict[str, Any]:
             return value
 
         state = _restored(found, array)
-        _verify(found, (block for entry in found.entries for block in _filled(file, memory[entry.name])))
+        _verify(file, found, (block for entry in found.entries for block in blocks_of(memory[entry.name])))
         return state
 
 
@@ -103,7 +106,7 @@ def verify(path: PathLike) -> None:
     """
     with _reading(path) as (file, found):
         _restored(found, lambda *_: None)
-        _verify(found, _read_over(file, found.entries))
+        _verify(file, found, _scratch(found.entries))
 
 
 def describe(path: PathLike) -> Description:
@@ -140,7 +143,7 @@ def _reading(path: PathLike) -> Iterator[tuple[FileIO, Header]]:
             size = os.fstat(file.fileno()).st_size
             length = header.header_length(file.read(header.LENGTH_SIZE), size)
             text = np.empty(length, np.uint8)
-            _fill(file, text)
+            _fill(file.readinto, text)
             yield file, header.decoded(text.tobytes(), size - header.LENGTH_SIZE - length)
         except (MalformedError, OSError) as error:
             problem = (
@@ -186,37 +189,53 @@ def _no_tensor(kind: str, name: str) -> NoReturn:
     raise MalformedError(f"its description has a {kind}: {name[:200]!r}")
 
 
-def _verify(found: Header, blocks: Iterator[Bytes]) -> None:
-    """Compare each tensor's digest with what comes out of the file, while it does."""
-    with closing(block_digests(blocks)) as of_blocks:
+def _verify(file: FileIO, found: Header, blocks: Iterator[Bytes]) -> None:
+    """Read all tensors into these blocks of memory, and compare their digests with what was written.
+
+    A thread that reads a block also digests it, while that is in its processor's cache.
+    """
+    with closing(computed(_unread(file, blocks))) as of_blocks:
         for entry in found.entries:
             own = islice(of_blocks, num_blocks(entry.num_bytes))
             if tensor_digest(entry.name, entry.dtype, entry.shape, own) != entry.digest:
                 raise MalformedError(f"its tensor {entry.name!r} is damaged: the digest isn't the one that was written")
 
 
-def _filled(file: FileIO, memory: Bytes) -> Iterator[Bytes]:
-    """Each block of this memory after it was read."""
-    for block in blocks_of(memory):
-        _fill(file, block)
-        yield block
+def _unread(file: FileIO, blocks: Iterator[Bytes]) -> Iterator[tuple[Bytes, Callable[[], bytes]]]:
+    """Each block, with what reads it from its place in the file and digests it."""
+    place = file.tell()
+    for block in blocks:
+        yield block, partial(_read, file, block, place)
+        place += len(block)
 
 
-def _read_over(file: FileIO, entries: tuple[Entry, ...]) -> Iterator[Bytes]:
-    """Each block of each tensor, in memory that is used again when its digest has been taken."""
-    scratch = cycle([np.empty(BLOCK_SIZE, np.uint8) for _ in range(MAX_UNDER_WAY + 1)])
+def _read(file: FileIO, block: Bytes, place: int) -> bytes:
+    if _CAN_READ_ANYWHERE:
+        _fill(lambda rest: os.preadv(file.fileno(), [rest], place + len(block) - len(rest)), block)
+    else:
+        with _one_reads:
+            file.seek(place)
+            _fill(file.readinto, block)
+    return digest(block)
+
+
+_CAN_READ_ANYWHERE = hasattr(os, "preadv")  # not on Windows
+_one_reads = Lock()
+
+
+def _scratch(entries: tuple[Entry, ...]) -> Iterator[Bytes]:
+    """Memory for each block of each tensor, which is used again when a block's digest has been taken."""
+    blocks = cycle([np.empty(BLOCK_SIZE, np.uint8) for _ in range(MAX_UNDER_WAY + 1)])
     for entry in entries:
         for start in range(0, entry.num_bytes, BLOCK_SIZE):
-            block = next(scratch)[: entry.num_bytes - start]
-            _fill(file, block)
-            yield block
+            yield next(blocks)[: entry.num_bytes - start]
 
 
-def _fill(file: FileIO, block: Bytes) -> None:
+def _fill(read: Callable[[memoryview], int | None], block: Bytes) -> None:
     """Read as many bytes as it has, also where the system gives only a part at a time."""
     rest = block.data
     while rest:
-        count = file.readinto(rest)
+        count = read(rest)
         if not count:
             raise MalformedError("it ends too early: somebody cut it short while it was read")
         rest = rest[count:]

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from io import FileIO
 from itertools import islice
 from typing import Any
 
 from mlpug.checkpoints import header
-from mlpug.checkpoints.digests import block_digests, blocks_of, num_blocks, tensor_digest
+from mlpug.checkpoints.digests import blocks_of, computed, digest, num_blocks, tensor_digest
 from mlpug.checkpoints.files import PathLike, replacing, write_all
 from mlpug.checkpoints.states import flatten
 from mlpug.checkpoints.tensors import Bytes, Tensor, as_bytes
@@ -63,7 +64,8 @@ def save(path: PathLike, state: Mapping[str, Any], description: Mapping[str, Any
 
 def _write(file: FileIO, tensors: Iterable[Tensor]) -> dict[str, str]:
     """Write the tensors one after the other; their digests, which other threads compute meanwhile."""
-    with closing(block_digests(_written(file, tensors))) as of_blocks:
+    blocks = ((block, partial(digest, block)) for block in _written(file, tensors))
+    with closing(computed(blocks)) as of_blocks:
         return {
             tensor.name: tensor_digest(
                 tensor.name, tensor.dtype, tensor.shape, islice(of_blocks, num_blocks(tensor.num_bytes))

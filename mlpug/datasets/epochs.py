@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mlpug.datasets import random_states
-from mlpug.datasets.kinds import batch_from_plain, batch_to_plain, check_same_kind, kind_of
+from mlpug.datasets.kinds import check_same_kind, kind_of
 from mlpug.datasets.random_states import Snapshot
+from mlpug.datasets.tensorflow_data import batch_from_plain, batch_to_plain
+from mlpug.errors import MlpugWarning
 from mlpug.validation import known_length
 
 
@@ -44,6 +47,7 @@ class Epochs:
         self._goes_on = num_batches_per_epoch is not None and known_length(dataset) is None
         self._seed = seed
         self._kind: Any = None
+        self._kind_is_of: Any = None
         self._round = -1
         self._batches: Iterator[Any] | None = None  # of the round under way
         self._pulled = 0  # in this round
@@ -111,7 +115,7 @@ class Epochs:
             "before_iterator": random_states.as_plain(self._starts[0]),
             "before_first": random_states.as_plain(self._starts[1]),
             "generators_at_start": self._generators,
-            "position": kind.position(self._batches, ahead),
+            "position": kind.position(self._batches, self._pulled, ahead),
             "ahead": [batch_to_plain(self._latest)] if ahead and kind.keeps_ahead else [],
             "stream": None if self._stream is None else random_states.as_plain(self._stream),
         }
@@ -141,6 +145,12 @@ class Epochs:
         assert snapshot is not None
         return snapshot
 
+    def warn_if_not_rewindable(self) -> None:
+        """Say that a resumed run can't give the same batches again, where it can't."""
+        why_not = self._of_kind().why_not_again()
+        if why_not is not None:
+            warnings.warn(why_not, MlpugWarning, stacklevel=3)
+
     def close(self) -> None:
         """Let go of what loads the batches, such as processes."""
         self._batches = self._latest = None
@@ -153,6 +163,7 @@ class Epochs:
         if self._seed is not None and kind.draws:
             outer = random_states.capture()
             self._seed_from(self._round)
+            random_states.seed_generators(self._own_generators(), self._seed, self._round)
         if self._round:
             kind.between(self._seed_from if self._seed is not None else None)
         self._generators = [random_states.generator_state(each) for each in self._own_generators()]
@@ -229,10 +240,11 @@ class Epochs:
         return random_states.generators_of(self.dataset)
 
     def _set_generators(self, states: list[Any]) -> None:
-        for generator, state in zip(self._own_generators(), states, strict=True):
-            random_states.set_generator_state(generator, state)
+        random_states.set_generator_states(self._own_generators(), states)
 
     def _of_kind(self) -> Any:
-        if self._kind is None or self._kind.dataset is not self.dataset:
-            self._kind = kind_of(self.dataset)
+        if self._kind is None or self._kind_is_of is not self.dataset:
+            self._kind, self._kind_is_of = kind_of(self.dataset), self.dataset
+            if self._seed is not None:
+                self._kind.seed(self._seed)
         return self._kind

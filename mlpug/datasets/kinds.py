@@ -3,61 +3,15 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from mlpug.datasets import random_states
-from mlpug.errors import CheckpointMismatchError, MlpugWarning
+from mlpug.datasets.any_iterable import AnyIterable
+from mlpug.datasets.tensorflow_data import TensorFlowData
+from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain, to_plain
-
-
-class AnyIterable:
-    """What can be iterated again and again: batches that are done are asked for once more, and dropped.
-
-    That gives the same batches where they depend on the global random state alone, or on generators that are kept in
-    attributes of the dataset.
-
-    Attributes:
-        dataset: the dataset.
-        draws: whether it may draw random numbers when it is asked for a batch.
-        keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
-    """
-
-    draws = True
-    keeps_ahead = False
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def iterator(self, position: Any = None) -> Iterator[Any]:
-        """For a round: from its start, or from a position if the kind has those."""
-        return iter(self.dataset)
-
-    def skip(self, batches: Iterator[Any], count: int) -> None:
-        """Leave out the first batches of a round that was begun again."""
-        for _ in islice(batches, count):
-            pass
-
-    def between(self, seed_from_round: Any) -> None:
-        """One round has ended, and the next begins."""
-
-    def before_pull(self, batches: Iterator[Any]) -> None:
-        """A batch will be asked for."""
-
-    def position(self, batches: Any, ahead: int) -> Any:
-        """Where the iterator is, or was this many batches ago, for kinds that can begin there; else None."""
-        return None
-
-    def state(self) -> Any:
-        """What the dataset keeps from round to round, for kinds that do."""
-        return None
-
-    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
-        """Make the dataset what it was after so many rounds had begun."""
 
 
 class Items(AnyIterable):
@@ -77,6 +31,13 @@ class OneIteration(AnyIterable):
 
     def skip(self, batches: Iterator[Any], count: int) -> None:
         """It isn't at its start either."""
+
+    def why_not_again(self) -> str | None:
+        return (
+            f"The training dataset is a {type(self.dataset).__name__}, which can't be read again from its start: a "
+            "resumed run goes on with whatever it gives then. Pass an object with __iter__ that begins anew each time, "
+            "or with state_dict and load_state_dict, for a run that goes on with the batch that was next."
+        )
 
 
 class TorchLoader(AnyIterable):
@@ -113,55 +74,14 @@ class Stateful(AnyIterable):
     def before_pull(self, batches: Iterator[Any]) -> None:
         self._before = self.dataset.state_dict()
 
-    def position(self, batches: Any, ahead: int) -> Any:
+    def position(self, batches: Any, pulled: int, ahead: int) -> Any:
         return to_plain(self._before if ahead else self.dataset.state_dict(), _to_torch, path=("data",))
 
     def state(self) -> Any:
-        return self.position(None, ahead=0)
+        return self.position(None, pulled=0, ahead=0)
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         self.dataset.load_state_dict(from_plain(state, _from_torch))
-
-
-class TensorFlowData(AnyIterable):
-    """tf.data: its iterators can say where they are, with what is in their buffers.
-
-    The order of the rounds after that comes from the seeds of the dataset, and from how many iterators were made of it.
-    Without seeds (``shuffle(seed=...)``, or ``tf.random.set_seed`` before the dataset is made) TensorFlow draws it anew
-    in each process, and only the round under way is as it was.
-    """
-
-    draws = False
-    keeps_ahead = True
-
-    def iterator(self, position: Any = None) -> Iterator[Any]:
-        batches: Iterator[Any] = iter(self.dataset)
-        if position is not None:
-            tensorflow = sys.modules["tensorflow"]
-            saved = tensorflow.io.parse_tensor(position.tobytes(), tensorflow.variant)
-            tensorflow.raw_ops.DeserializeIterator(resource_handle=_resource(batches), serialized=saved)
-            return _Placed(batches)
-        return batches
-
-    def skip(self, batches: Any, count: int) -> None:
-        if not isinstance(batches, _Placed):
-            super().skip(batches, count)
-
-    def position(self, batches: Any, ahead: int) -> Any:
-        tensorflow = sys.modules["tensorflow"]
-        source = batches.batches if isinstance(batches, _Placed) else batches
-        try:
-            saved = tensorflow.raw_ops.SerializeIterator(
-                resource_handle=_resource(source),
-                external_state_policy=2,  # an error where it depends on what TensorFlow can't see, as Python code does
-            )
-        except tensorflow.errors.OpError:
-            return None
-        return np.frombuffer(tensorflow.io.serialize_tensor(saved).numpy(), np.uint8)
-
-    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
-        for _ in range(num_rounds):
-            iter(self.dataset)
 
 
 class BatchesByIndex(AnyIterable):
@@ -219,18 +139,6 @@ def kind_of(dataset: Any) -> AnyIterable:
     return _class_of(dataset)(dataset)
 
 
-def warn_if_not_rewindable(dataset: Any) -> None:
-    """Say that a resumed run can't give the same batches again, where it can't."""
-    if _class_of(dataset) is OneIteration:
-        warnings.warn(
-            f"The training dataset is a {type(dataset).__name__}, which can't be read again from its start: a resumed "
-            "run goes on with whatever it gives then. Pass an object with __iter__ that begins anew each time, or with "
-            "state_dict and load_state_dict, for a run that goes on with the batch that was next.",
-            MlpugWarning,
-            stacklevel=4,
-        )
-
-
 def _class_of(dataset: Any) -> type[AnyIterable]:
     if hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict"):
         return Stateful
@@ -265,35 +173,8 @@ class _Indexed:
         return self._items[self.next_index - 1]
 
 
-class _Placed:
-    """An iterator that was begun at a position."""
-
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self.batches)
-
-
-def _resource(batches: Any) -> Any:
-    return batches._iterator_resource
-
-
 def _is_iterable_style(loader: Any) -> bool:
     return isinstance(loader.dataset, sys.modules["torch"].utils.data.IterableDataset)
-
-
-def batch_to_plain(batch: Any) -> Any:
-    """A batch of TensorFlow's tensors as a checkpoint holds it; they come back as numpy's arrays."""
-    return to_plain(batch, lambda value: value.numpy() if hasattr(value, "numpy") else NotImplemented, path=("data",))
-
-
-def batch_from_plain(plain: Any) -> Any:
-    """The batch again."""
-    return from_plain(plain, lambda content: content)
 
 
 def _to_torch(value: Any) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain as _from_plain
 from mlpug.plain import to_plain as _to_plain
 
@@ -135,8 +136,43 @@ def generator_state(generator: Any) -> Any:
     return generator.get_state().numpy().copy()
 
 
-def set_generator_state(generator: Any, state: Any) -> None:
-    """Give it back."""
+def seed_generators(generators: Sequence[Any], seed: int, epoch: int) -> None:
+    """Make what they draw a function of these and of their place in the list."""
+    for place, generator in enumerate(generators):
+        sequence = np.random.SeedSequence([seed, epoch, place])
+        if isinstance(generator, np.random.Generator):
+            kind: Any = type(generator.bit_generator)
+            generator.bit_generator.state = kind(sequence).state
+        elif isinstance(generator, np.random.RandomState):
+            generator.seed(sequence.generate_state(4))
+        elif isinstance(generator, random.Random):
+            generator.seed(int(sequence.generate_state(1, np.uint64)[0]))
+        else:
+            generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+
+
+def set_generator_states(generators: Sequence[Any], states: Sequence[Any]) -> None:
+    """Give them back.
+
+    Raises:
+        CheckpointMismatchError: there were others.
+    """
+    if len(generators) != len(states):
+        raise CheckpointMismatchError(
+            f"The training dataset has {len(generators)} random generators of its own, and had {len(states)} when the "
+            "checkpoint was made. Make the dataset as it was made then."
+        )
+    for generator, state in zip(generators, states, strict=True):
+        try:
+            _set_generator_state(generator, state)
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise CheckpointMismatchError(
+                f"The training dataset's {type(generator).__name__} is of another kind than the random generator in "
+                f"the checkpoint ({error}). Make the dataset as it was made then."
+            ) from error
+
+
+def _set_generator_state(generator: Any, state: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(_from_plain(state))
     elif isinstance(generator, np.random.Generator):

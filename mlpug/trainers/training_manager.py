@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from mlpug.adapter import Run, StepOutput
 from mlpug.callbacks.callback import Callback
-from mlpug.datasets import Epochs, warn_if_not_rewindable
+from mlpug.datasets import Epochs
 from mlpug.errors import ConfigurationError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
@@ -154,7 +154,7 @@ class TrainingManager:
             raise ConfigurationError("This TrainingManager has trained already: make a new one to train again.")
         if self._rest.is_asked_for:
             self._epochs.keeps_states = True
-            warn_if_not_rewindable(self.training_dataset)
+            self._epochs.warn_if_not_rewindable()
         resumed = state_to_resume(resume_from, self._callbacks)
         if resumed is not None:
             path, state = resumed

@@ -37,4 +37,9 @@ def test_paths_are_those_of_the_model(models):
         *("images.conv2d.bias", "images.conv2d.kernel"),
         *("words.embedding.embeddings",),
         *("words.lstm.cell.bias", "words.lstm.cell.kernel", "words.lstm.cell.recurrent_kernel", "words.scale.factor"),
+        *(
+            f"zone.{name}_dense.{weight}"
+            for name in ("key", "output", "query", "value")
+            for weight in ("bias", "kernel")
+        ),
     ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlpug.checkpoints import RawTensor
-from mlpug.checkpoints.background import BackgroundSaver, Copier
+from mlpug.checkpoints.background import BackgroundSaver, copied
 
 
 def fails():
@@ -117,39 +117,42 @@ def test_a_copy_has_all_that_a_checkpoint_can_hold_and_no_memory_of_the_source()
     transposed = np.arange(6.0).reshape(2, 3).T
     strided = np.arange(10)[::3]
     state = {"a": [transposed, strided, {"b": raw}], "c": 1, "d": 0.5, "e": "text", "f": None, "g": True}
-    copied = Copier().copied(state)
+    (copy,) = copied(state)
     expected = {"transposed": transposed.copy(), "strided": strided.copy(), "raw": raw.data.copy()}
     transposed[:], strided[:], raw.data[:] = 0, 0, 0
 
-    assert np.array_equal(copied["a"][0], expected["transposed"])
-    assert np.array_equal(copied["a"][1], expected["strided"])
-    assert np.array_equal(copied["a"][2]["b"].data, expected["raw"])
-    assert (copied["a"][2]["b"].dtype, copied["a"][2]["b"].shape) == ("BF16", (2,))
-    assert {name: copied[name] for name in "cdefg"} == {"c": 1, "d": 0.5, "e": "text", "f": None, "g": True}
-    assert copied["a"] is not state["a"]
+    assert np.array_equal(copy["a"][0], expected["transposed"])
+    assert np.array_equal(copy["a"][1], expected["strided"])
+    assert np.array_equal(copy["a"][2]["b"].data, expected["raw"])
+    assert (copy["a"][2]["b"].dtype, copy["a"][2]["b"].shape) == ("BF16", (2,))
+    assert {name: copy[name] for name in "cdefg"} == {"c": 1, "d": 0.5, "e": "text", "f": None, "g": True}
+    assert copy["a"] is not state["a"]
 
 
 def test_memory_that_is_shared_is_copied_once_and_views_of_it_are_not_mixed_up():
     memory = np.arange(8, dtype=np.int32)
     views = [memory, memory[:], memory[:4], memory[::2], memory.view(np.float32), memory.reshape(2, 4)]
-    copier = Copier()
-    copies = copier.copied({"views": views})["views"]
+    first, again = copied({"views": views}, memory[:])
+    copies = first["views"]
 
-    assert copies[0] is copies[1] is copier.copied(memory[:])
-    for copied, view in zip(copies, views, strict=True):
-        assert copied.dtype == view.dtype
-        assert np.array_equal(copied, view, equal_nan=True)
-        assert not np.shares_memory(copied, memory)
+    assert copies[0] is copies[1] is again
+    for copy, view in zip(copies, views, strict=True):
+        assert copy.dtype == view.dtype
+        assert np.array_equal(copy, view, equal_nan=True)
+        assert not np.shares_memory(copy, memory)
 
 
-def test_temporary_arrays_that_get_the_memory_of_earlier_ones_are_not_mixed_up():
-    copier = Copier()
-    copies = [copier.copied(np.full(1000, number)) for number in range(50)]
+@pytest.mark.parametrize("length", [1, 20_000])
+def test_each_array_gets_its_own_numbers(length):
+    arrays = [np.full(length, number, np.int32) for number in range(50)]
+    (copies,) = copied(arrays)
+    for array in arrays:
+        array[:] = -1
 
-    assert [int(copied[0]) for copied in copies] == list(range(50))
+    assert [set(copy.tolist()) for copy in copies] == [{number} for number in range(50)]
 
 
 def test_what_a_checkpoint_cant_hold_is_left_for_saving_to_refuse():
     odd = {"betas": (0.9, 0.999)}
 
-    assert Copier().copied(odd) == odd
+    assert copied(odd) == [odd]

@@ -47,6 +47,7 @@ class Containers(keras.Model):
         self.heads = {"b": keras.layers.Dense(6), "a": keras.layers.Dense(7), 3: [keras.layers.Dense(8)]}
         self.shared = self.blocks[0]
         self._private = keras.layers.Dense(9)
+        self._zone = [keras.layers.Dense(10)]
         self.note = {"text": "no layer", "numbers": [1, 2]}
 
     def build(self, shape):
@@ -117,6 +118,7 @@ CASES = {
                 "nested.1.dense": ("kernel", "bias"),
                 "nested.1.1.dense": ("kernel", "bias"),
                 "private": ("kernel", "bias"),
+                "zone.dense": ("kernel", "bias"),
             }.items()
             for weight in weights
         ],

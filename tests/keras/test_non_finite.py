@@ -1,4 +1,4 @@
-"""What a batch that isn't finite must not change on Keras: statistics and optimizers, compiled in each way and eager."""
+"""What a batch that isn't finite must not change on Keras: statistics and optimizers, compiled and eager."""
 
 import keras
 import numpy as np

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from mlpug_lightning.kept_buffers import KeptBuffers
-from mlpug_lightning.non_finite import are_finite
+from mlpug_lightning.non_finite import are_finite, are_norms_finite, are_sums_finite
 
 import mlpug.pytorch as mlp
 from mlpug.errors import NonFiniteLoss
@@ -62,7 +62,9 @@ def make_batches(count, bad=()):
     return batches
 
 
-def train(net, optimizers, batches, callbacks=(), on_non_finite="skip", loss_of=torch.nn.functional.mse_loss, **options):
+def train(
+    net, optimizers, batches, callbacks=(), on_non_finite="skip", loss_of=torch.nn.functional.mse_loss, **options
+):
     trainer = mlp.trainers.DefaultTrainer(
         optimizers, net, on_non_finite=on_non_finite, **{"accelerator": "cpu", **options}
     )
@@ -242,6 +244,19 @@ def a_gradient(values, dtype=torch.float32):
 )
 def test_exactly_what_holds_nan_or_infinity_isnt_finite(values, dtype, expected):
     assert are_finite(torch.tensor(1.0), a_gradient(values, dtype)) is expected
+
+
+@pytest.mark.parametrize("are_all_finite", [are_sums_finite, are_norms_finite])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_neither_first_look_misses_anything_or_finds_what_isnt_there(are_all_finite, bad, dtype):
+    loss = torch.tensor(1.0, dtype=dtype)
+    gradients = [torch.ones(3, 2, dtype=torch.float64), torch.ones(5, dtype=dtype), torch.ones(0, dtype=dtype)]
+    assert are_all_finite(loss, gradients)
+    assert are_all_finite(loss, [])
+    gradients[1][3] = bad
+    assert not are_all_finite(loss, gradients)
+    assert not are_all_finite(torch.tensor(bad, dtype=dtype), gradients[:1])
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])

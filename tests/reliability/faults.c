@@ -229,6 +229,11 @@ ssize_t pread64(int file, void *data, size_t length, off64_t offset) {
     return THROUGH(call, syscall(SYS_pread64, file, data, length, offset));
 }
 ssize_t pread(int file, void *data, size_t length, off_t offset) { return pread64(file, data, length, offset); }
+ssize_t preadv64(int file, const struct iovec *pieces, int number, off64_t offset) {
+    struct call call = on_file("read", file);
+    return THROUGH(call, syscall(SYS_preadv, file, pieces, number, offset, 0));
+}
+ssize_t preadv(int file, const struct iovec *pieces, int number, off_t offset) { return preadv64(file, pieces, number, offset); }
 
 /* Writing. Of a write: where in the file, how much was asked for, and the bytes. */
 

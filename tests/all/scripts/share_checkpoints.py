@@ -41,11 +41,13 @@ class Captioner(keras.Model):
             ]
         )
         self.words = [keras.layers.Embedding(7, 3), keras.layers.LSTM(5), Scale()]
+        self._zone = keras.layers.MultiHeadAttention(2, 2)
         inputs = keras.Input((69,))
         self.head = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dense(4, activation="tanh")(inputs)))
 
     def call(self, inputs):
         images, words = inputs
+        images = images + self._zone(images[..., 0], images[..., 0])[..., None]
         for layer in self.words:
             words = layer(words)
         return self.head(keras.ops.concatenate([self.images(images), words], axis=1))

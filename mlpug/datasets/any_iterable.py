@@ -1,0 +1,62 @@
+"""What every kind of dataset can be asked for, and the answers that fit most of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+
+class AnyIterable:
+    """What can be iterated again and again: batches that are done are asked for once more, and dropped.
+
+    That gives the same batches where they depend on the global random state alone, or on generators that are kept in
+    attributes of the dataset.
+
+    Attributes:
+        dataset: the dataset.
+        draws: whether it may draw random numbers when it is asked for a batch.
+        keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
+    """
+
+    draws = True
+    keeps_ahead = False
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def seed(self, seed: int) -> None:
+        """Make what it draws from no generator of Python a function of the seed, before the first round."""
+
+    def iterator(self, position: Any = None) -> Iterator[Any]:
+        """For a round: from its start, or from a position if the kind has those."""
+        return iter(self.dataset)
+
+    def skip(self, batches: Iterator[Any], count: int) -> None:
+        """Leave out the first batches of a round that was begun again."""
+        for _ in islice(batches, count):
+            pass
+
+    def between(self, seed_from_round: Any) -> None:
+        """One round has ended, and the next begins."""
+
+    def before_pull(self, batches: Iterator[Any]) -> None:
+        """A batch will be asked for."""
+
+    def position(self, batches: Any, pulled: int, ahead: int) -> Any:
+        """Where the iterator is after it was asked for so many batches, for kinds that can begin there; else None.
+
+        Those that are ahead are kept beside it where `keeps_ahead` is True; else it is where it was before them.
+        """
+        return None
+
+    def state(self) -> Any:
+        """What the dataset keeps from round to round, for kinds that do."""
+        return None
+
+    def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
+        """Make the dataset what it was after so many rounds had begun."""
+
+    def why_not_again(self) -> str | None:
+        """What a resumed run can't give again as it was, and the cure; None: nothing."""
+        return None
