@@ -46,7 +46,7 @@ class Events(Protocol):
         """The step is done. `did_update` is False where the weights did not move."""
 
     def epoch_ended(self, completed: bool) -> None:
-        """No more batches. `completed` is False where a stop cut the epoch short."""
+        """No more batches. `completed` is False where a stop cut the epoch short: native callbacks don't hear of it."""
 
     def training_ended(self) -> None:
         """The loop ends, by itself or stopped; told before any native callback hears of it, and not after an error."""

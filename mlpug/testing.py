@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import CheckpointMismatchError, ConfigurationError
+from mlpug.errors import ConfigurationError
+from mlpug.model_checkpoint import check_fits, check_names
 from mlpug.step_output import as_step_output
 from mlpug.trainers.default_trainer import DefaultTrainer, named
 from mlpug.trees import map_leaves
@@ -124,7 +125,13 @@ class FakeAdapter:
             first_batch = run.first_batch if epoch == run.first_epoch else 0
             if not first_batch:
                 _tell(run, "epoch_started")
-            _tell(run, "epoch_ended", self._train_one_epoch(run, first_batch))
+            is_completed = self._train_one_epoch(run, first_batch)
+            for listener in run.listeners:
+                if isinstance(listener, FakeNativeCallback):
+                    if is_completed:  # its end is told where a resumed run gets to it
+                        listener.hear("epoch_ended")
+                else:
+                    listener.epoch_ended(is_completed)
         for listener in run.listeners:
             if not isinstance(listener, FakeNativeCallback):
                 listener.training_ended()
@@ -183,17 +190,19 @@ class FakeAdapter:
         return {"model": self.model_state(), "optimizers": optimizers}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take them back, in place."""
-        if state["optimizers"].keys() != self._optimizers.keys():
-            raise CheckpointMismatchError(
-                f"The checkpoint has the optimizers {', '.join(state['optimizers'])}; expected "
-                f"{', '.join(self._optimizers)}."
-            )
+        """Take them back, in place, when all of them fit."""
+        check_names("model components", self._model_components, state["model"])
+        check_names("optimizers", self._optimizers, state["optimizers"])
+        groups = [(name, part.parameters, state["model"][name]) for name, part in self._model_components.items()]
         for name, optimizer in self._optimizers.items():
-            saved = state["optimizers"][name]
-            optimizer.learning_rate = saved["learning_rate"]
-            for key, parameter in optimizer.parameters.items():
-                parameter[...] = saved["parameters"][key]
+            groups.append((name, optimizer.parameters, state["optimizers"][name]["parameters"]))
+        for name, parameters, saved in groups:
+            check_fits(name, parameters, saved, same_dtypes=True)
+        for _, parameters, saved in groups:
+            for key, parameter in parameters.items():
+                parameter[...] = saved[key]
+        for name, optimizer in self._optimizers.items():
+            optimizer.learning_rate = state["optimizers"][name]["learning_rate"]
 
     def learning_rates(self) -> dict[str, float]:
         """The learning rate of each optimizer."""

@@ -7,6 +7,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend", action="append", help="run the contract suite on this adapter; give it again for more"
     )
+    parser.addoption(
+        "--kills", type=int, default=20, help="how often the reliability suite kills runs at random moments"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -62,6 +62,8 @@ class KerasAdapter:
         self._listeners: Sequence[Any] = ()
         self._weights_to_load: dict[str, Any] | None = None
         self._natives_to_load: dict[str, Any] | None = None
+        self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
+        self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
 
     @property
     def backend(self) -> str:
@@ -86,7 +88,8 @@ class KerasAdapter:
         """Let Keras train."""
         model = self._model
         feed = Feed(model, run, self._accept, lambda batch: self._build(batch, run.evaluate_settings()))
-        callbacks = Callbacks(model, run, feed, self._load_natives)
+        callbacks = Callbacks(model, run, feed, self._load_natives, self._cut_short)
+        self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
         model.evaluate_settings = run.evaluate_settings
         model.on_non_finite = run.on_non_finite
@@ -108,6 +111,7 @@ class KerasAdapter:
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
+        self._is_stopped = True
         if self._model is not None:
             self._model.stop_training = True
 
@@ -141,7 +145,16 @@ class KerasAdapter:
             )
         optimizers = {self._name: optimizer_state(self._optimizer)}
         weights = model_state(self._model.training_model, self._model_components)
-        return {**weights, "optimizers": optimizers, "keras": native_state(self._listeners)}
+        return {**weights, "optimizers": optimizers, "keras": self._at_cut or native_state(self._listeners)}
+
+    def _cut_short(self) -> bool:
+        """A stop ends an epoch before its last batch: a resumed run will go on from here, and tell its end then.
+
+        Keras's own callbacks take it for the end of a whole epoch, and may miss the metrics of one. They hear of it
+        only where it was one of them that stopped, as they would without mlpug.
+        """
+        self._at_cut = native_state(self._listeners)
+        return not self._is_stopped
 
     def load_state(self, state: dict[str, Any]) -> None:
         """At once where everything is built; else when the first batch has built it."""

@@ -121,11 +121,25 @@ class Bridge(keras.callbacks.Callback):
 class Callbacks(keras.callbacks.CallbackList):
     """The feed, and the listeners as Keras's callbacks, in the same order.
 
-    At each batch only those are called that listen to batches, and always on this thread. `on_started` is called when
-    all have heard that training starts.
+    At each batch only those are called that listen to batches, and always on this thread.
+
+    Args:
+        training_model: that is trained.
+        run: what is to be done.
+        feed: has the batches.
+        on_started: called when all have heard that training starts.
+        on_cut_short: called before anybody hears of the end of an epoch that a stop ended before its last batch; says
+            whether Keras's own callbacks are to hear of it.
     """
 
-    def __init__(self, training_model: TrainingModel, run: Run, feed: Feed, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        training_model: TrainingModel,
+        run: Run,
+        feed: Feed,
+        on_started: Callable[[], None],
+        on_cut_short: Callable[[], bool],
+    ) -> None:
         callbacks: list[keras.callbacks.Callback] = [feed]
         for is_native, group in groupby(run.listeners, key=_is_native):
             neighbours = list(group)
@@ -137,6 +151,7 @@ class Callbacks(keras.callbacks.CallbackList):
 
         self._feed = feed
         self._on_started = on_started
+        self._on_cut_short = on_cut_short
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -147,6 +162,13 @@ class Callbacks(keras.callbacks.CallbackList):
         if not self._feed.first_batch:  # else this epoch's start was heard before the run was resumed
             for callback in self.callbacks[1:]:
                 callback.on_epoch_begin(epoch, logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._feed.on_epoch_end(epoch, logs)
+        tells_natives = self._feed.is_epoch_completed or self._on_cut_short()
+        for callback in self.callbacks[1:]:
+            if tells_natives or isinstance(callback, Bridge):
+                callback.on_epoch_end(epoch, logs)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if not self._feed.has_next():

@@ -14,7 +14,7 @@ from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
 from mlpug_lightning.batches import Batches, to_device, to_host
-from mlpug_lightning.bridge import Ending, Restoring, as_native_callbacks, tell_start_and_end
+from mlpug_lightning.bridge import Ending, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, own_signals, pl, quiet
 from mlpug_lightning.module import TrainingModule, checked_training_model
@@ -61,6 +61,8 @@ class LightningAdapter:
         self._module: TrainingModule | None = None
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: dict[str, Any] | None = None
+        self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
+        self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
 
     @property
     def process(self) -> Process:
@@ -83,10 +85,12 @@ class LightningAdapter:
             optimizers=list(self._optimizers.values()),
             model_components=self._model_components,
             evaluate_settings=run.evaluate_settings,
+            on_cut_short=self._cut_short,
             on_non_finite=run.on_non_finite,
         )
         module.keep_buffers = True
         self._module = module
+        self._is_stopped, self._at_cut = False, None
         self._first_epoch = trainer.current_epoch
         restoring: list[Restoring] = []
         if self._resumed is not None:
@@ -95,7 +99,13 @@ class LightningAdapter:
             start_loops_at(trainer, state["loops"], run.first_epoch, run.first_batch)
             restoring = [Restoring(partial(load_native_state, trainer, state))]
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
-        trainer.callbacks = [Ending(run.listeners), *own_callbacks, *as_native_callbacks(run.listeners), *restoring]
+
+        def tell_all() -> None:
+            trainer.callbacks = callbacks
+
+        listeners = as_native_callbacks(run.listeners, on_epoch_told=tell_all)
+        callbacks = [Ending(run.listeners), *own_callbacks, *listeners, *restoring]
+        tell_all()
         # Also a trainer that has trained before trains this many more.
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
         if run.num_batches_per_epoch != known_length(run.dataset):
@@ -115,6 +125,7 @@ class LightningAdapter:
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
+        self._is_stopped = True
         self._trainer.should_stop = True
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
@@ -167,11 +178,22 @@ class LightningAdapter:
             "model": self.model_state(),
             "training_model": remaining_state(module.training_model, self._model_components),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()},
-            "lightning": {
-                "loops": loop_state(self._trainer, self._first_epoch),
-                **native_state(self._trainer),
-            },
+            "lightning": self._at_cut or self._host_state(),
         }
+
+    def _host_state(self) -> dict[str, Any]:
+        return {"loops": loop_state(self._trainer, self._first_epoch), **native_state(self._trainer)}
+
+    def _cut_short(self) -> None:
+        """A stop ends an epoch before its last batch: a resumed run will go on from here, and tell its end then.
+
+        Lightning's own callbacks take it for the end of a whole epoch, and may miss the metrics of one. They hear of it
+        only where it was one of them that stopped, as they would without mlpug.
+        """
+        self._at_cut = self._host_state()
+        if self._is_stopped:
+            trainer: Any = self._trainer
+            trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Weights and optimizers at once; Lightning and its callbacks when it starts."""

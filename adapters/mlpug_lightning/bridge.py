@@ -52,10 +52,22 @@ class Bridge(pl.Callback):
 
 
 class LateBridge(Bridge, pl.callbacks.Checkpoint):
-    """For listeners that stand behind a callback that monitors.
+    """For listeners that stand behind a callback that monitors, and for the last ones.
 
-    Lightning tells those of an epoch's end after all others, and knows them by their class.
+    Lightning tells those that monitor of an epoch's end after all others, and knows them by their class.
     """
+
+
+class LastBridge(LateBridge):
+    """When its listeners have heard of the end of an epoch, everybody has."""
+
+    def __init__(self, listeners: Sequence[Events], on_epoch_told: Callable[[], None]) -> None:
+        super().__init__(listeners)
+        self._on_epoch_told = on_epoch_told
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._on_epoch_told()
 
 
 class Ending(pl.Callback):
@@ -78,16 +90,21 @@ class Restoring(pl.Callback):
         self.restore()
 
 
-def as_native_callbacks(listeners: Sequence[Any]) -> list[pl.Callback]:
-    """The listeners as Lightning's callbacks, in the same order."""
+def as_native_callbacks(listeners: Sequence[Any], on_epoch_told: Callable[[], None]) -> list[pl.Callback]:
+    """The listeners as Lightning's callbacks, in the same order.
+
+    Args:
+        listeners: the last one is mlpug's.
+        on_epoch_told: called when all of them have heard of the end of an epoch.
+    """
     callbacks: list[pl.Callback] = []
     kind: type[Bridge] = Bridge
-    for is_native, group in groupby(listeners, key=lambda listener: isinstance(listener, pl.Callback)):
+    for is_native, group in groupby(listeners[:-1], key=lambda listener: isinstance(listener, pl.Callback)):
         neighbours = list(group)
         callbacks += neighbours if is_native else [kind(neighbours)]
         if any(isinstance(callback, (pl.callbacks.EarlyStopping, pl.callbacks.Checkpoint)) for callback in callbacks):
             kind = LateBridge
-    return callbacks
+    return [*callbacks, LastBridge(listeners[-1:], on_epoch_told)]
 
 
 def tell_start_and_end(

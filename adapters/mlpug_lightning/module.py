@@ -56,6 +56,7 @@ class TrainingModule(pl.LightningModule):
         optimizers: Sequence[torch.optim.Optimizer],
         model_components: Mapping[str, Any],
         evaluate_settings: Callable[[], Any],
+        on_cut_short: Callable[[], None],
         on_non_finite: Callable[[StepOutput], None] | None = None,
     ) -> None:
         super().__init__()
@@ -67,6 +68,7 @@ class TrainingModule(pl.LightningModule):
         self._given_optimizers = list(optimizers)
         self._call_training_model = _Unregistered(call_training_model)
         self._evaluate_settings = evaluate_settings
+        self._on_cut_short = on_cut_short
         self._on_non_finite = on_non_finite
         self.keep_buffers = False
         self._kept_buffers: KeptBuffers | None = None
@@ -125,14 +127,19 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Runs after the callbacks' hook: one of them may have asked to stop."""
-        self.latest.is_cut_short = self.trainer.should_stop
+        self._cut_short_if(self.trainer.should_stop)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Runs after the callbacks' hook: let go of what the batch gave, and note whether the epoch ends here."""
         self.latest.step_output = None
-        self.latest.is_cut_short = (
+        self._cut_short_if(
             self.trainer.should_stop and not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         )
+
+    def _cut_short_if(self, is_cut_short: bool) -> None:
+        self.latest.is_cut_short = is_cut_short
+        if is_cut_short:
+            self._on_cut_short()
 
     def _is_finite(self, loss: torch.Tensor) -> bool:
         """The same for all processes, as the gradients are; the losses aren't."""

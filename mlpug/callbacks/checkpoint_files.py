@@ -14,6 +14,7 @@ from typing import Any
 from mlpug import checkpoints
 from mlpug.callbacks.checkpoint_schedule import Plan
 from mlpug.checkpoints.background import copied
+from mlpug.checkpoints.writing import try_to_save
 from mlpug.errors import CheckpointError, CheckpointWriteError, ConfigurationError
 
 _TRAINING = "-training-checkpoint.safetensors"
@@ -91,27 +92,40 @@ class CheckpointFiles:
     def _delete_archived(self, keep: int, written: int) -> None:
         """Delete all but the newest; never the one just written, though a run that this one repeats got further."""
         pattern = re.compile(re.escape(self.base) + r"-model-checkpoint-(0|[1-9][0-9]*)\.safetensors")
-        matches = (pattern.fullmatch(name) for name in os.listdir(self.directory))
+        try:
+            names = os.listdir(self.directory)
+        except OSError as error:
+            raise CheckpointWriteError(
+                error.errno, f"Can't list the archived checkpoints in {self.directory}: {error.strerror}."
+            ) from error
+        matches = (pattern.fullmatch(name) for name in names)
         newest_first = sorted((int(match[1]) for match in matches if match), reverse=True)
         for global_iter in newest_first[keep:]:
             if global_iter != written:
                 checkpoints.delete(self.archived(global_iter))
 
     def check_writable(self) -> None:
-        """Write a file of a name as long as theirs, and remove it.
+        """Write a file, and remove it.
 
         Raises:
-            ConfigurationError: That can't be done.
+            ConfigurationError: That can't be done, or names would be too long.
         """
-        probe = self.directory / f"{self.base}-writable-checkpoint-{os.getpid():012}.safetensors"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            checkpoints.save(probe, {})
-            checkpoints.delete(probe)
+            try_to_save(self.training)
         except (CheckpointWriteError, OSError, ValueError) as error:  # ValueError: a zero byte in the path
             raise ConfigurationError(
                 f"checkpoints_path must be a directory that checkpoints can be written to, and {self.directory} isn't: "
                 f"{error}. Choose another directory, or change what is wrong with this one."
+            ) from error
+        try:
+            self.archived(10**12).lstat()  # the longest name
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigurationError(
+                f"base_checkpoint_filename is too long for the names of files in {self.directory}: {error}. "
+                "Choose a shorter name."
             ) from error
 
 

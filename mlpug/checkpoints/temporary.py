@@ -21,12 +21,14 @@ _NAME = re.compile(r"\.(?P<stem>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]{1,10
 
 
 def new_name(target: str) -> str:
-    """A path that nobody else uses, hidden, in the same directory.
+    """A path that nobody else uses, hidden, in the same directory; of a path that is one already, another like it.
 
     >>> new_name("/runs/latest.safetensors")
     '/runs/.latest.safetensors....mlpug-tmp'
     """
     directory, filename = os.path.split(target)
+    match = _NAME.fullmatch(filename)
+    filename = match["stem"] if match else filename
     name = f".{_stem(filename)}.{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.mlpug-tmp"
     return os.path.join(directory, name)
 

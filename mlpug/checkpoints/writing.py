@@ -13,8 +13,9 @@ from typing import Any
 
 from mlpug.checkpoints import header
 from mlpug.checkpoints.digests import blocks_of, computed, digest, num_blocks, tensor_digest
-from mlpug.checkpoints.files import PathLike, replacing, write_all
+from mlpug.checkpoints.files import PathLike, delete, replacing, write_all
 from mlpug.checkpoints.states import flatten
+from mlpug.checkpoints.temporary import new_name
 from mlpug.checkpoints.tensors import Bytes, Tensor, as_bytes
 from mlpug.errors import StateError
 
@@ -60,6 +61,23 @@ def save(path: PathLike, state: Mapping[str, Any], description: Mapping[str, Any
         digests = _write(file, tensors)
         file.seek(0)
         write_all(file, header.encoded(tree, description_tree, tensors, digests))
+
+
+def try_to_save(path: PathLike) -> None:
+    """Save something at another name beside the path, and remove it, to find out early whether that can be done.
+
+    Where the process is killed in between, `remove_leftovers` takes what is left for what it is.
+
+    Raises:
+        CheckpointWriteError: It can't.
+
+    >>> try_to_save("no-such-directory/latest.safetensors")
+    Traceback (most recent call last):
+    mlpug.errors.CheckpointWriteError: Can't write the checkpoint no-such-directory/.latest...: No such file ...
+    """
+    probe = new_name(os.fspath(path))
+    save(probe, {})
+    delete(probe)
 
 
 def _write(file: FileIO, tensors: Iterable[Tensor]) -> dict[str, str]:

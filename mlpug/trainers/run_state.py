@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import random_states
 from mlpug.datasets.epochs import Epochs
-from mlpug.errors import CheckpointMismatchError
+from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.run_log import Position, RunLog
 
@@ -66,8 +68,9 @@ class RunState:
             "configuration": {
                 "num_epochs": self._num_epochs,
                 "num_batches_per_epoch": self._num_batches_per_epoch,
+                "batch_size": _batch_size(self._epochs.dataset),
                 "num_processes": self._adapter.process.world_size,
-                "mlpug": __version__,
+                "versions": _versions(),
             },
             "run": self._run_log.get_state(),
             "logs": logs_to_plain(self._run_log.logs),
@@ -132,10 +135,44 @@ class RunState:
                 f"{name} is of a run that has completed {run['completed_epochs']} epochs, and num_epochs is "
                 f"{self._num_epochs}: num_epochs counts from the beginning of training, so it can't be smaller."
             )
-        is_within_epoch = run["batches_done"] > run["first_batch"]
-        if is_within_epoch and found["num_batches_per_epoch"] != self._num_batches_per_epoch:
-            raise CheckpointMismatchError(
-                f"{name} was made within an epoch of {found['num_batches_per_epoch']} batches, and an epoch has "
-                f"{self._num_batches_per_epoch} now, so that its place in the data is unknown. Give the same dataset, "
-                "batch size and num_batches_per_epoch; after a whole epoch they can change."
-            )
+        if run["batches_done"] > run["first_batch"]:
+            self._check_place_in_data(found, name)
+        _warn_of_other_versions(found["versions"], name)
+
+    def _check_place_in_data(self, found: dict[str, Any], name: str) -> None:
+        """Within an epoch, so many batches mean something only where batches and epochs are the same."""
+        here = {"num_batches_per_epoch": self._num_batches_per_epoch, "batch_size": _batch_size(self._epochs.dataset)}
+        for what, expected in here.items():
+            if found[what] != expected:
+                raise CheckpointMismatchError(
+                    f"{name} was made within an epoch, where {what} was {found[what]}, and it is {expected} now, so "
+                    "that its place in the data is unknown. Give the same dataset, batch size and "
+                    "num_batches_per_epoch; after a whole epoch they can change."
+                )
+
+
+def _batch_size(dataset: Any) -> int | None:
+    """In samples; None where the dataset doesn't say."""
+    size = getattr(dataset, "batch_size", None)
+    return size if type(size) is int else None
+
+
+def _versions() -> dict[str, str]:
+    """Of mlpug, and of the libraries that are loaded and compute something."""
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
+    return {"mlpug": __version__} | {name: str(version) for name, version in loaded.items() if version is not None}
+
+
+_LIBRARIES = ("numpy", "torch", "pytorch_lightning", "lightning", "keras", "tensorflow", "jax")
+
+
+def _warn_of_other_versions(found: dict[str, str], name: str) -> None:
+    here = _versions()
+    others = [f"{of} {found[of]} there, {here[of]} here" for of in found if found[of] != here.get(of, found[of])]
+    if others:
+        warnings.warn(
+            f"{name} is of a run with other versions: {'; '.join(others)}. Training goes on from it; whether it equals "
+            "a run that never stopped is up to them.",
+            MlpugWarning,
+            stacklevel=5,
+        )

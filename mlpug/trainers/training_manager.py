@@ -164,9 +164,14 @@ class TrainingManager:
                     callback.resumed_from(path)
             self._say_resumed(path)
         self._is_started = True
+        with self._signals:
+            self._train()
+        if self._signals.exit_status is not None:
+            raise SystemExit(self._signals.exit_status)
+
+    def _train(self) -> None:
         try:
-            with self._signals:
-                self.trainer.adapter.fit(self._run())
+            self.trainer.adapter.fit(self._run())
         except BaseException as error:
             self._interrupted |= isinstance(error, KeyboardInterrupt)
             self._end(stopped_on_error=not isinstance(error, KeyboardInterrupt), ended_by=error)
@@ -174,8 +179,6 @@ class TrainingManager:
         finally:
             self._epochs.close()
         self._end(stopped_on_error=False)
-        if self._signals.exit_status is not None:
-            raise SystemExit(self._signals.exit_status)
 
     def _run(self) -> Run:
         position = self._run_log.position

@@ -1,6 +1,7 @@
 """A run that goes on from its state equals one that never stopped, on every adapter."""
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -9,7 +10,7 @@ from contract.backends.base import make_batches
 
 from mlpug import checkpoints
 from mlpug.callbacks import Callback, TrainingMetricsLogger
-from mlpug.errors import CheckpointMismatchError
+from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.evaluation import MetricEvaluator
 from mlpug.trainers import TrainingManager
 
@@ -192,6 +193,18 @@ def test_what_ends_training_leaves_a_state_to_go_on_from(backend, tmp_path, hook
         assert_goes_on_like(resumed, whole)
 
 
+def test_native_callbacks_hear_of_the_end_of_an_epoch_once_also_where_it_was_cut_short(backend, tmp_path):
+    def stop(story, told, logs):
+        if told == "batch_completed" and logs["current"]["global_iter"] == 5:
+            story.manager.stop_training()
+
+    ended = Run(backend, tmp_path, disturb=stop).start()
+    resumed = Run(backend).start(ended.keeper.saved[-1][0])
+
+    assert ended.native_told.count("epoch_ended") == 1
+    assert resumed.native_told.count("epoch_ended") == NUM_EPOCHS - 1
+
+
 def test_an_error_at_the_end_of_an_epoch_leaves_its_last_batch(backend, tmp_path):
     def fail(story, told, logs):
         if told == "epoch_completed" and logs["epoch"] == 1:
@@ -234,7 +247,7 @@ def test_it_is_refused_to_go_on_with_something_else(backend, tmp_path):
     within, at_end = whole.keeper.saved[5][0], whole.keeper.saved[9][0]
     with pytest.raises(CheckpointMismatchError, match="num_epochs is 1"):
         Run(backend, num_epochs=1).start(at_end)
-    with pytest.raises(CheckpointMismatchError, match="within an epoch of 4 batches"):
+    with pytest.raises(CheckpointMismatchError, match="num_batches_per_epoch was 4, and it is 3 now"):
         Run(backend, dataset=make_batches(SIZES[:3])).start(within)
     checkpoints.save(tmp_path / "other.safetensors", {"kind": "model"})
     with pytest.raises(CheckpointMismatchError, match="not a training checkpoint"):
@@ -244,6 +257,16 @@ def test_it_is_refused_to_go_on_with_something_else(backend, tmp_path):
     checkpoints.save(tmp_path / "other.safetensors", state)
     with pytest.raises(CheckpointMismatchError, match="run on another"):
         Run(backend).start(tmp_path / "other.safetensors")
+    state = checkpoints.load(within)
+    state["configuration"]["batch_size"] = 1000
+    checkpoints.save(tmp_path / "other.safetensors", state)
+    with pytest.raises(CheckpointMismatchError, match="batch_size was 1000"):
+        Run(backend).start(tmp_path / "other.safetensors")
+
+
+def test_it_is_refused_to_go_on_with_another_optimizer_or_model(backend, tmp_path):
+    whole = Run(backend, tmp_path).start()
+    within = whole.keeper.saved[5][0]
     other = Run(backend)
     before = other.backend.weights()
     state = checkpoints.load(within)
@@ -252,3 +275,21 @@ def test_it_is_refused_to_go_on_with_something_else(backend, tmp_path):
     with pytest.raises(CheckpointMismatchError, match="another"):
         other.start(tmp_path / "other.safetensors")
     assert_same(other.backend.weights(), before)
+    state = checkpoints.load(within)
+    path, array = next((path, array) for path, array in state["model"]["model"].items() if np.ndim(array))
+    state["model"]["model"][path] = np.concatenate([array, array])
+    checkpoints.save(tmp_path / "other.safetensors", state)
+    with pytest.raises(CheckpointMismatchError, match=re.escape(path)):
+        other.start(tmp_path / "other.safetensors")
+    assert_same(other.backend.weights(), before)
+
+
+def test_other_versions_are_told(backend, tmp_path):
+    whole = Run(backend, tmp_path).start()
+    path = whole.keeper.saved[5][0]
+    state = checkpoints.load(path)
+    state["configuration"]["versions"]["numpy"] = "1.0"
+    checkpoints.save(path, state)
+    with pytest.warns(MlpugWarning, match=f"numpy 1.0 there, {np.__version__} here"):
+        resumed = Run(backend).start(path)
+    assert_goes_on_like(resumed, whole)

@@ -1,11 +1,13 @@
 """What the struck processes do. Arguments are texts, since they travel between processes."""
 
+import logging
 import os
 import pathlib
 import resource
 import signal
 import tempfile
 
+from reliability.runs import fake_run, parts
 from reliability.states import STATES
 
 from mlpug import checkpoints
@@ -74,6 +76,18 @@ def with_file_limit(size, operation, *arguments):
     OPERATIONS[operation](*arguments)
 
 
+def run_of(folder, seed):
+    """A short run that makes, replaces, archives and deletes checkpoints, and first cleans up behind another one."""
+    checkpoints = {"create_checkpoint_every": 2, "archive_last_model_checkpoint_every": 2, "keep_archived": 1}
+    settings = parts.Settings("shuffled", int(seed), str(folder), num_epochs=2, checkpoints=checkpoints)
+    return fake_run.make(settings, parts.Places())
+
+
+def train(folder, seed):
+    logging.disable()  # what it says would be taken for an answer
+    run_of(folder, seed).train("auto")
+
+
 OPERATIONS = {
     "load": lambda path: checkpoints.load(path),
     "verify": lambda path: checkpoints.verify(path),
@@ -87,4 +101,5 @@ OPERATIONS = {
     "ignore_errors": ignore_errors,
     "as_user": as_user,
     "with_file_limit": with_file_limit,
+    "train": train,
 }

@@ -13,5 +13,11 @@ def host(name: str) -> ModuleType:
         raise ValueError(f"{name!r} is none of {', '.join(HOSTS)}")
     if name in ("tensorflow", "jax"):
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-        importlib.import_module(f"mlpug.{name}")  # chooses Keras's backend
-    return importlib.import_module(f"reliability.runs.{name if name in HOSTS[:2] else 'keras'}_run")
+    return [importlib.import_module(module) for module in preloaded(name)][-1]
+
+
+def preloaded(name: str) -> list[str]:
+    """The modules that a run needs, in the order in which they must be imported; the last one makes it."""
+    if name in ("tensorflow", "jax"):
+        return [f"mlpug.{name}", "reliability.runs.keras_run"]  # the first chooses Keras's backend
+    return [f"reliability.runs.{name}_run"]

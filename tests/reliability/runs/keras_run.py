@@ -38,7 +38,7 @@ def make(settings: Settings, passed: Places) -> WholeRun:
     optimizer = keras.optimizers.Adam(schedule)
     trainer = mlp.trainers.DefaultTrainer(optimizers=optimizer, model_components=model)
     record = Record(settings.journal, list, passed)
-    log_loss = LogLoss(record)
+    log_loss = LogLoss(record, passed)
     stop = keras.callbacks.EarlyStopping("validation_loss", min_delta=100, patience=settings.patience, mode="min")
     plateau = keras.callbacks.ReduceLROnPlateau("validation_loss", min_delta=100, patience=1, mode="min")
     native = [stop, *([plateau] if has_plateau else [])]
@@ -106,11 +106,13 @@ class TrainModel(keras.Model):
 class LogLoss(keras.callbacks.Callback):
     """Gives Keras's own callbacks mlpug's validation loss in their logs, which are those of all callbacks."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, passed: Places) -> None:
         super().__init__()
         self._record = record
+        self._passed = passed
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._passed("native")
         logs["validation_loss"] = float(self._record.manager.logs.at("validation.dataset.loss"))
 
 

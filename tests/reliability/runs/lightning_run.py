@@ -18,6 +18,7 @@ NUM_SAMPLES, BATCH_SIZE, NUM_FEATURES = 22, 5, 6
 
 def make(settings: Settings, passed: Places) -> WholeRun:
     """The run, and its start values, from the seed."""
+    torch.set_num_threads(1)  # several such processes at once would wait for each other
     random.seed(settings.seed)
     np.random.seed(settings.seed)
     torch.manual_seed(settings.seed)
@@ -29,7 +30,7 @@ def make(settings: Settings, passed: Places) -> WholeRun:
     loader = torch.utils.data.DataLoader(Augmented(passed), batch_size=BATCH_SIZE, shuffle=True, num_workers=workers)
     record = Record(settings.journal, lambda: [torch.rand(()).item()], passed)
     stop = pl.callbacks.EarlyStopping("loss", min_delta=100.0, patience=settings.patience)
-    of_host = [Schedule(optimizer), LogLoss(record), stop]
+    of_host = [Schedule(optimizer), LogLoss(record, passed), stop]
     validation = [torch.utils.data.default_collate([sample(index) for index in range(7)])]
     manager = manager_of(settings, trainer, loader, validation, record, of_host, passed)
     trainer.set_training_model(TrainModel(model, passed))
@@ -92,10 +93,12 @@ class Schedule(Callback):
 class LogLoss(pl.Callback):
     """Logs mlpug's validation loss as Lightning's own callbacks look for it."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, passed: Places) -> None:
         self._record = record
+        self._passed = passed
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._passed("native")
         self.log("loss", float(self._record.manager.logs.at("validation.dataset.loss")))
 
 

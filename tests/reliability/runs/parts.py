@@ -64,7 +64,10 @@ class Places:
     "data" and "model" are passed only where Python is called.
     """
 
-    NAMES = ("start", "data", "model", "batch", "evaluation", "epoch end", "state")
+    NAMES = (
+        *("start", "data", "model", "batch", "evaluation", "native", "epoch end", "state", "fsync", "replace", "end"),
+        "resuming",
+    )
 
     def __call__(self, place: str) -> None:
         assert place in self.NAMES
@@ -95,9 +98,15 @@ class Record(Callback):
         self._passed("epoch end")
         self._write(["epoch", logs["epoch"], float(logs.at("validation.dataset.loss"))])
 
+    def on_training_ended(self, logs: Any, **outcome: Any) -> None:
+        self._passed("end")
+
     def get_state(self) -> Any:
         self._passed("state")
         return {}
+
+    def set_state(self, state: Any) -> None:
+        self._passed("resuming")
 
     def _write(self, row: list[Any]) -> None:
         self.rows.append(row)
