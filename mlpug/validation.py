@@ -25,6 +25,24 @@ def checked_count(name: str, value: object) -> int:
     return count
 
 
+def checked_seed(seed: object) -> int | None:
+    """The seed, if it is a whole number of at least 0, or None.
+
+    >>> checked_seed(-1)
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: seed must be a whole number of at least 0, or None, not -1.
+    """
+    if seed is None:
+        return None
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ConfigurationError(f"seed must be a whole number of at least 0, or None, not {seed!r}.")
+    return number
+
+
 Function = TypeVar("Function")
 
 

@@ -28,17 +28,17 @@ class AnyIterable:
     def seed(self, seed: int) -> None:
         """Make what it draws from no generator of Python a function of the seed, before the first round."""
 
-    def iterator(self, position: Any = None) -> Iterator[Any]:
-        """For a round: from its start, or from a position if the kind has those."""
+    def before_round(self, seed_from_round: Any) -> None:
+        """A round begins, and the one before has ended."""
+
+    def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
+        """For the round of this number: from its start, or from a position if the kind has those."""
         return iter(self.dataset)
 
     def skip(self, batches: Iterator[Any], count: int) -> None:
         """Leave out the first batches of a round that was begun again."""
         for _ in islice(batches, count):
             pass
-
-    def between(self, seed_from_round: Any) -> None:
-        """One round has ended, and the next begins."""
 
     def before_pull(self, batches: Iterator[Any]) -> None:
         """A batch will be asked for."""
@@ -50,12 +50,15 @@ class AnyIterable:
         """
         return None
 
-    def state(self) -> Any:
-        """What the dataset keeps from round to round, for kinds that do."""
+    def state(self, is_between: bool) -> Any:
+        """What the dataset keeps from round to round, for kinds that do; perhaps between two of them."""
         return None
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         """Make the dataset what it was after so many rounds had begun."""
+
+    def close(self) -> None:
+        """Let go of what loads the batches, such as processes."""
 
     def why_not_again(self) -> str | None:
         """What a resumed run can't give again as it was, and the cure; None: nothing."""

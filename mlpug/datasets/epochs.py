@@ -98,14 +98,14 @@ class Epochs:
         The host may have asked for one more.
         """
         kind = self._of_kind()
+        batches = num_trained + self._first_of_epoch if num_trained or not self._goes_on else self._pulled
         state = {
             "read_as": type(kind).__name__,
             "round": self._round,
-            "kind": kind.state(),
+            "kind": kind.state(is_between=not batches),
             "generators": [random_states.generator_state(each) for each in self._own_generators()],
             "batches": 0,
         }
-        batches = num_trained + self._first_of_epoch if num_trained or not self._goes_on else self._pulled
         if not batches or self._starts is None:
             return state
         ahead = self._pulled - batches
@@ -154,6 +154,8 @@ class Epochs:
     def close(self) -> None:
         """Let go of what loads the batches, such as processes."""
         self._batches = self._latest = None
+        if self._kind is not None:
+            self._kind.close()
 
     def _begin(self) -> None:
         self._batches = None
@@ -163,12 +165,10 @@ class Epochs:
         if self._seed is not None and kind.draws:
             outer = random_states.capture()
             self._seed_from(self._round)
-            random_states.seed_generators(self._own_generators(), self._seed, self._round)
-        if self._round:
-            kind.between(self._seed_from if self._seed is not None else None)
+        kind.before_round(self._seed_from if self._seed is not None else None)
         self._generators = [random_states.generator_state(each) for each in self._own_generators()]
         before_iterator = random_states.capture()
-        self._batches = kind.iterator()
+        self._batches = kind.iterator(self._round)
         self._starts = before_iterator, random_states.capture()
         self._pulled = self._first_of_epoch = 0
         self._leave(outer)
@@ -193,7 +193,7 @@ class Epochs:
         self._generators = state["generators_at_start"]
         self._set_generators(self._generators)
         random_states.restore(iterator)
-        self._batches = kind.iterator(state["position"])
+        self._batches = kind.iterator(self._round, state["position"])
         random_states.restore(first)
         kind.skip(self._batches, num_batches + len(state["ahead"]))
         self._pulled, self._first_of_epoch = num_batches, state["of_earlier_epochs"]
@@ -229,6 +229,7 @@ class Epochs:
     def _seed_from(self, number: int) -> None:
         assert self._seed is not None
         random_states.seed_from(self._seed, number)
+        random_states.seed_generators(self._own_generators(), self._seed, number)
 
     def _leave(self, outer: Snapshot | None) -> None:
         """Leave the data's own random numbers, where it has some, for everybody's."""

@@ -19,7 +19,7 @@ class Items(AnyIterable):
 
     draws = False
 
-    def iterator(self, position: Any = None) -> Iterator[Any]:
+    def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         return _Indexed(self.dataset, len(self.dataset))
 
     def skip(self, batches: Any, count: int) -> None:
@@ -48,12 +48,29 @@ class TorchLoader(AnyIterable):
     drawn what it had drawn; only of workers that live for several epochs (`persistent_workers`) nobody knows that.
     """
 
+    def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
+        loader = self.dataset
+        if number and loader.num_workers and loader.persistent_workers and loader._iterator is None:
+            # Workers that are new draw a seed, and those of the run that is resumed had theirs in the first round.
+            before = random_states.capture()
+            own = None if loader.generator is None else loader.generator.get_state()
+            iter(loader)
+            random_states.restore(before)
+            if own is not None:
+                loader.generator.set_state(own)
+        return iter(loader)
+
     def skip(self, batches: Any, count: int) -> None:
         if self.dataset.num_workers or _is_iterable_style(self.dataset):
             super().skip(batches, count)
             return
         for _ in islice(batches._sampler_iter, count):
             batches._num_yielded += 1
+
+    def close(self) -> None:
+        batches, self.dataset._iterator = self.dataset._iterator, None
+        if hasattr(batches, "_shutdown_workers"):
+            batches._shutdown_workers()
 
 
 class Stateful(AnyIterable):
@@ -63,7 +80,7 @@ class Stateful(AnyIterable):
         super().__init__(dataset)
         self._before: Any = None
 
-    def iterator(self, position: Any = None) -> Iterator[Any]:
+    def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         if position is not None:
             self.dataset.load_state_dict(from_plain(position, _from_torch))
         return iter(self.dataset)
@@ -77,61 +94,65 @@ class Stateful(AnyIterable):
     def position(self, batches: Any, pulled: int, ahead: int) -> Any:
         return to_plain(self._before if ahead else self.dataset.state_dict(), _to_torch, path=("data",))
 
-    def state(self) -> Any:
+    def state(self, is_between: bool) -> Any:
+        # A host that stops by the length leaves a loader that hasn't noticed its end, and would go on with nothing.
+        if is_between and _is_torch_loader(self.dataset) and not hasattr(self.dataset.dataset, "state_dict"):
+            return None
         return self.position(None, pulled=0, ahead=0)
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
-        self.dataset.load_state_dict(from_plain(state, _from_torch))
+        if state is not None:
+            self.dataset.load_state_dict(from_plain(state, _from_torch))
 
 
 class BatchesByIndex(AnyIterable):
-    """A keras.utils.PyDataset: batches by their index, and `on_epoch_end`, which may change their order for the next.
+    """A keras.utils.PyDataset: batches by their index, and hooks that may change their order.
 
-    What it does there is done again when a run is resumed, with the random numbers that it had: kept for the first
-    time, and then only for the times before which somebody else has drawn.
+    `on_epoch_end` is called before the first epoch too, as Keras's fit does. What the hooks do is done again when a run
+    is resumed, with the random numbers that they had: those are kept for the first time, and then only for the times
+    before which somebody else has drawn.
     """
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._count = 0  # of calls
-        self._random: list[tuple[int, Any]] = []  # (call, the random state before it)
+        self._count = 0  # of rounds that have begun
+        self._random: list[tuple[int, Any]] = []  # (round, the random states before its hooks)
         self._after: Any = None
 
-    def iterator(self, position: Any = None) -> Iterator[Any]:
-        if hasattr(self.dataset, "on_epoch_begin"):
-            self.dataset.on_epoch_begin()
+    def before_round(self, seed_from_round: Any) -> None:
+        if seed_from_round is None:
+            before = random_states.with_generators(self.dataset)
+            if not random_states.is_same_plain(before, self._after):
+                self._random.append((self._count, before))
+        self._call_hooks()
+        if seed_from_round is None:
+            self._after = random_states.with_generators(self.dataset)
+
+    def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         return _Indexed(self.dataset, len(self.dataset))
 
     def skip(self, batches: Any, count: int) -> None:
         batches.next_index = count
 
-    def between(self, seed_from_round: Any) -> None:
-        if seed_from_round is None:
-            before = random_states.capture()
-            if self._after is None or not random_states.is_same(before, self._after):
-                self._random.append((self._count, before))
-        self._count += 1
-        self.dataset.on_epoch_end()
-        self._after = random_states.capture()
-
-    def state(self) -> Any:
-        return {
-            "num_calls": self._count,
-            "random": [[call, random_states.as_plain(snapshot)] for call, snapshot in self._random],
-            "after": None if self._after is None else random_states.as_plain(self._after),
-        }
+    def state(self, is_between: bool) -> Any:
+        return {"count": self._count, "random": [list(entry) for entry in self._random], "after": self._after}
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
-        self._count = state["num_calls"]
-        self._random = [(call, random_states.from_plain(plain)) for call, plain in state["random"]]
+        self._random = [(number, before) for number, before in state["random"]]
+        self._after = state["after"]
         before = dict(self._random)
-        for call in range(self._count):
+        while self._count < state["count"]:
             if seed_from_round is not None:
-                seed_from_round(call + 1)
-            elif call in before:
-                random_states.restore(before[call])
-            self.dataset.on_epoch_end()
-        self._after = None if state["after"] is None else random_states.from_plain(state["after"])
+                seed_from_round(self._count)
+            elif self._count in before:
+                random_states.restore_with_generators(before[self._count], self.dataset)
+            self._call_hooks()
+
+    def _call_hooks(self) -> None:
+        self._count += 1
+        self.dataset.on_epoch_end()
+        if hasattr(self.dataset, "on_epoch_begin"):
+            self.dataset.on_epoch_begin()
 
 
 def kind_of(dataset: Any) -> AnyIterable:
@@ -144,15 +165,22 @@ def _class_of(dataset: Any) -> type[AnyIterable]:
         return Stateful
     if hasattr(dataset, "__next__"):
         return OneIteration
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(dataset, torch.utils.data.DataLoader):
+    if _is_torch_loader(dataset):
         return TorchLoader
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(dataset, tensorflow.data.Dataset):
         return TensorFlowData
     if hasattr(dataset, "on_epoch_end") and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return BatchesByIndex
-    return Items if isinstance(dataset, Sequence) else AnyIterable
+    return Items if isinstance(dataset, Sequence) and type(dataset).__iter__ in _BY_INDEX else AnyIterable
+
+
+_BY_INDEX = (list.__iter__, tuple.__iter__, Sequence.__iter__)  # and not an order of its own
+
+
+def _is_torch_loader(dataset: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(dataset, torch.utils.data.DataLoader)
 
 
 class _Indexed:

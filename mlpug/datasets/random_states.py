@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ def restore(snapshot: Snapshot) -> None:
     """Make the global random state what it was."""
     random.setstate(snapshot.python)
     np.random.set_state(snapshot.numpy)
+    _numpy.forget()
     torch = sys.modules.get("torch")
     if torch is None or snapshot.torch is None:
         return
@@ -59,20 +60,12 @@ def restore(snapshot: Snapshot) -> None:
             backend.set_rng_state(state, *((index,) if kind == "cuda" else ()))
 
 
-def is_same(one: Snapshot, other: Snapshot) -> bool:
-    """Whether nobody has drawn in between."""
-    if one.python != other.python or not _is_same_numpy(one.numpy, other.numpy):
-        return False
-    if one.torch is None or other.torch is None:
-        return one.torch is other.torch
-    return bool((one.torch == other.torch).all())
-
-
 def seed_from(seed: int, epoch: int) -> None:
     """Make the global random state a function of these alone."""
     words = np.random.SeedSequence([seed, epoch]).generate_state(6)
     random.seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2:4])
+    _numpy.forget()
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.default_generator.manual_seed(int(words[4]) << 31 | int(words[5]))
@@ -108,21 +101,32 @@ def from_plain(state: dict[str, Any]) -> Snapshot:
 
 
 def generators_of(dataset: Any) -> list[Any]:
-    """The random generators that a dataset, its samplers and its data loader have of their own, in a fixed order."""
-    batch_sampler = getattr(dataset, "batch_sampler", None)
-    holders = (
-        dataset,
-        getattr(dataset, "dataset", None),
-        getattr(dataset, "sampler", None),
-        batch_sampler,
-        getattr(batch_sampler, "sampler", None),
-    )
+    """The random generators that a dataset has of its own, in a fixed order.
+
+    Looked at are its attributes, and those of what it has as its `dataset`, `sampler` and `batch_sampler`, and so on.
+    """
     found: dict[int, Any] = {}
-    for holder in holders:
-        for value in _attributes(holder):
-            if _is_generator(value):
-                found[id(value)] = value
+    seen: set[int] = set()
+    holders = [dataset]
+    for holder in holders:  # grows on the way
+        attributes = getattr(holder, "__dict__", {})
+        if id(holder) not in seen:
+            seen.add(id(holder))
+            found |= {id(value): value for value in attributes.values() if _is_generator(value)}
+            holders += [attributes[name] for name in ("dataset", "sampler", "batch_sampler") if name in attributes]
     return list(found.values())
+
+
+def with_generators(dataset: Any) -> dict[str, Any]:
+    """The global random state and that of the dataset's own generators, as a checkpoint holds it."""
+    own = [generator_state(generator) for generator in generators_of(dataset)]
+    return {"shared": as_plain(capture()), "own": own}
+
+
+def restore_with_generators(state: dict[str, Any], dataset: Any) -> None:
+    """Make them what they were."""
+    restore(from_plain(state["shared"]))
+    set_generator_states(generators_of(dataset), state["own"])
 
 
 def generator_state(generator: Any) -> Any:
@@ -176,6 +180,8 @@ def _set_generator_state(generator: Any, state: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(_from_plain(state))
     elif isinstance(generator, np.random.Generator):
+        if "has_gauss" in state:
+            raise ValueError("it was a RandomState")
         generator.bit_generator.state = _from_plain(state)
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(_from_plain(state))
@@ -193,6 +199,10 @@ class _NumpyState:
         self._memory = b""
         self._state: dict[str, Any] = {}
 
+    def forget(self) -> None:
+        """The state was set: the second of two normal numbers may be another, or not be kept."""
+        self._memory = b""
+
     def state(self) -> dict[str, Any]:
         """Of the global generator now; not to be changed."""
         bits = np.random.get_bit_generator()  # type: ignore[attr-defined]  # missing in numpy's own list of names
@@ -207,10 +217,6 @@ class _NumpyState:
 
 _MEMORY_SIZE = 625 * 4  # bytes: 624 words, and the position among them
 _numpy = _NumpyState()
-
-
-def _attributes(holder: Any) -> Iterable[Any]:
-    return vars(holder).values() if hasattr(holder, "__dict__") else ()
 
 
 def _is_generator(value: Any) -> bool:
@@ -229,7 +235,16 @@ def _devices(torch: Any) -> tuple[tuple[str, int, Any], ...]:
     return ()
 
 
-def _is_same_numpy(one: Any, other: Any) -> bool:
+def is_same_plain(one: Any, other: Any) -> bool:
+    """Whether two states that checkpoints can hold are the same.
+
+    >>> is_same_plain({"key": np.arange(3)}, {"key": np.arange(3)}), is_same_plain([1], None)
+    (True, False)
+    """
+    if type(one) is not type(other):
+        return False
     if isinstance(one, dict):
-        return isinstance(other, dict) and all(_is_same_numpy(one[name], other.get(name)) for name in one)
-    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)
+        return one.keys() == other.keys() and all(is_same_plain(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(is_same_plain, one, other))
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)

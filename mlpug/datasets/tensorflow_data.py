@@ -6,7 +6,8 @@ TensorFlow isn't imported here: where there is a dataset of its, it is loaded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,54 +15,54 @@ import numpy as np
 from mlpug.datasets.any_iterable import AnyIterable
 from mlpug.errors import ConfigurationError
 from mlpug.plain import from_plain, to_plain
-from mlpug.validation import known_length
-
-_END = "end"  # a position
 
 
 class TensorFlowData(AnyIterable):
     """tf.data: its iterators can say where they are, with what is in their buffers.
 
-    The order of the rounds after that comes from the seeds of its shuffles, and from how many iterators were made of
-    it. Those seeds come from ``shuffle(seed=...)``, from ``tf.random.set_seed`` before the dataset is made, or from
-    ``TrainingManager(seed=...)``; else TensorFlow draws them anew in each process, and only the round under way is as
-    it was.
+    With ``TrainingManager(seed=...)`` each round is a dataset of its own, whose shuffles have seeds that come from the
+    seed and the number of the round. Without it, their seeds come from ``shuffle(seed=...)``, or from
+    ``tf.random.set_seed`` before the dataset is made, and each round is one more iterator of the one dataset. To go on
+    in one, an iterator of a copy is put in its place: to put one anywhere draws further seeds from its dataset.
     """
 
     draws = False
     keeps_ahead = True
 
-    def seed(self, seed: int) -> None:
-        self.dataset = seeded(self.dataset, seed)
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._graph: Any = None  # with a seed
+        self._seed = 0
 
-    def iterator(self, position: Any = None) -> Iterator[Any]:
-        batches: Iterator[Any] = iter(self.dataset)
-        if isinstance(position, str):
-            return _Placed(iter(()))
-        if position is not None:
-            tensorflow = _tensorflow()
-            saved = tensorflow.io.parse_tensor(position.tobytes(), tensorflow.variant)
-            tensorflow.raw_ops.DeserializeIterator(resource_handle=_resource(batches), serialized=saved)
-            return _Placed(batches)
-        return batches
+    def seed(self, seed: int) -> None:
+        self._graph, self._seed = graph_of(self.dataset), seed
+
+    def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
+        batches: Any = iter(self.dataset if self._graph is None else self._of_round(number))
+        if position is None:
+            return batches  # type: ignore[no-any-return]
+        if self._graph is None:
+            try:
+                batches = iter(with_seeds(graph_of(self.dataset), None, 0, self.dataset.element_spec))
+            except ConfigurationError:  # it is read again from its start
+                return batches  # type: ignore[no-any-return]
+        tensorflow = _tensorflow()
+        saved = tensorflow.io.parse_tensor(position.tobytes(), tensorflow.variant)
+        tensorflow.raw_ops.DeserializeIterator(resource_handle=batches._iterator_resource, serialized=saved)
+        return _Placed(batches)
 
     def skip(self, batches: Any, count: int) -> None:
         if not isinstance(batches, _Placed):
             super().skip(batches, count)
 
     def position(self, batches: Any, pulled: int, ahead: int) -> Any:
-        # An iterator that is begun behind its last batch draws seeds for a shuffle once more, and the next round has
-        # others than it should: it isn't begun there, and where nobody knows which batch is the last, nowhere.
-        length = known_length(self.dataset)
-        if length is None and self.why_not_again() is None:
+        if not self._shuffles_once:
             return None
-        if pulled == length:
-            return _END
         tensorflow = _tensorflow()
         source = batches.batches if isinstance(batches, _Placed) else batches
         try:
             saved = tensorflow.raw_ops.SerializeIterator(
-                resource_handle=_resource(source),
+                resource_handle=source._iterator_resource,
                 external_state_policy=2,  # an error where it depends on what TensorFlow can't see, as Python code does
             )
         except tensorflow.errors.OpError:
@@ -69,27 +70,41 @@ class TensorFlowData(AnyIterable):
         return np.frombuffer(tensorflow.io.serialize_tensor(saved).numpy(), np.uint8)
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
-        for _ in range(num_rounds):
+        for _ in range(num_rounds if self._graph is None else 0):
             iter(self.dataset)
 
     def why_not_again(self) -> str | None:
-        if not any(_has_no_seed(part) for part in _parts(self.dataset)):
+        if self._graph is not None or self.dataset.cardinality() == _tensorflow().data.INFINITE_CARDINALITY:
             return None
+        has_no_seed = any(_has_no_seed(part) for part in _parts(self.dataset))
+        if self._shuffles_once and not has_no_seed:
+            return None
+        why = "shuffles without a seed" if has_no_seed else "shuffles more than once in an epoch"
+        cures = "shuffle(..., seed=...) or " if self._shuffles_once else ""
         return (
-            "The training dataset shuffles without a seed, so that a resumed run has its later epochs in another order "
-            "than this one would have had. Give shuffle(..., seed=...) or TrainingManager(..., seed=...), or call "
-            "keras.utils.set_random_seed before the dataset is made."
+            f"The training dataset {why}, so that a resumed run has its later epochs in another order than this one "
+            f"would have had. Give {cures}TrainingManager(..., seed=...)."
         )
 
+    @cached_property
+    def _shuffles_once(self) -> bool:
+        """Whether an iterator draws seeds just when it is made, for one shuffle at most."""
+        parts = list(_parts(self.dataset))
+        return not (
+            sum(_is_shuffle(part) for part in parts) > 1
+            or any(_repeats_a_shuffle(part) for part in parts)
+            or any(_draws_within(function) for part in parts for function in part._functions())
+        )
 
-def seeded(dataset: Any, seed: int) -> Any:
-    """The same dataset, with seeds for all of its shuffles that come from this one.
+    def _of_round(self, number: int) -> Any:
+        return with_seeds(self._graph, self._seed, number, self.dataset.element_spec)
 
-    Its graph is taken apart and put together again, because a dataset that is made already keeps its seeds; data that
-    it holds in memory is copied.
+
+def graph_of(dataset: Any) -> Any:
+    """What the dataset is made of, as a message that can be changed; data that it holds in memory is in it.
 
     Raises:
-        ConfigurationError: TensorFlow can't write the graph down.
+        ConfigurationError: TensorFlow can't write it down.
     """
     tensorflow = _tensorflow()
     try:
@@ -98,17 +113,57 @@ def seeded(dataset: Any, seed: int) -> Any:
             external_state_policy=1,  # what Python code or random numbers it calls stays as it is
             strip_device_assignment=True,
         ).numpy()
-        graph = tensorflow.compat.v1.GraphDef.FromString(written)
-    except (tensorflow.errors.OpError, ValueError) as error:  # ValueError: more than 2 GB
+        return tensorflow.compat.v1.GraphDef.FromString(written)
+    except Exception as error:
+        if not isinstance(error, (tensorflow.errors.OpError, ValueError)):  # ValueError, DecodeError: more than 2 GB
+            raise
         raise ConfigurationError(
-            "TrainingManager(seed=...) can't reach into this tf.data.Dataset: TensorFlow can't write its graph down "
+            f"TrainingManager(seed=...) can't reach into this tf.data.Dataset: TensorFlow can't write its graph down "
             f"({error}). Leave seed out, and give its shuffle(..., seed=...) a seed of its own."
         ) from error
-    numbers = iter(np.random.SeedSequence(seed).generate_state(1024, np.uint64).tolist())
-    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
-        _reseed(nodes, lambda: next(numbers) >> 2)
+
+
+def with_seeds(graph: Any, seed: int | None, number: int, element_spec: Any) -> Any:
+    """A dataset of this graph, which shares no seeds with any other.
+
+    Args:
+        graph: what `graph_of` gave; its seeds are changed.
+        seed: where the seeds of all that draws come from; None: as they are.
+        number: of the round; what shuffles alike in each doesn't take it into account.
+        element_spec: of the dataset.
+    """
+    tensorflow = _tensorflow()
+    for place, (seeds, generator, is_always_alike) in enumerate(_drawing(graph)):
+        if seed is not None:
+            entropy = np.random.SeedSequence([seed, place, 0 if is_always_alike else number + 1])
+            for constant, value in zip(seeds, entropy.generate_state(len(seeds)), strict=True):
+                constant.attr["value"].tensor.CopyFrom(tensorflow.make_tensor_proto(int(value), tensorflow.int64))
+        for constant in generator:  # the one that it has now, with the seeds of now
+            constant.op = "DummySeedGenerator"
+            constant.ClearField("attr")
     variant = tensorflow.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
-    return tensorflow.data.experimental.from_variant(variant, dataset.element_spec)
+    return tensorflow.data.experimental.from_variant(variant, element_spec)
+
+
+# Where the inputs are that seed what draws: two numbers, and perhaps what gives each iterator others.
+_SEEDS = {"ShuffleDatasetV3": 2, "RandomDataset": 0, "RandomDatasetV2": 0}
+
+
+def _drawing(graph: Any) -> Iterator[tuple[list[Any], list[Any], bool]]:
+    """Of each node that draws: the constants of its seeds, that of its generator, and whether each epoch is alike."""
+    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+        by_name = {node.name: node for node in nodes}
+        for node in list(nodes):
+            if node.op in _SEEDS:
+                first = _SEEDS[node.op]
+                inputs = [by_name.get(name.split(":")[0]) for name in node.input[first : first + 3]]
+                # What is no constant is an argument of the function that the node is in.
+                seeds, generator = (
+                    [each for each in part if each is not None and each.op == "Const"]
+                    for part in (inputs[:2], inputs[2:])
+                )
+                is_always_alike = node.op == "ShuffleDatasetV3" and not node.attr["reshuffle_each_iteration"].b
+                yield seeds, generator, is_always_alike
 
 
 def batch_to_plain(batch: Any) -> Any:
@@ -134,34 +189,29 @@ class _Placed:
         return next(self.batches)
 
 
-def _reseed(nodes: Iterable[Any], draw: Any) -> None:
-    by_name = {node.name: node for node in nodes}
-    for node in list(by_name.values()):
-        if node.op == "ShuffleDatasetV3":
-            _, _, *seeds, generator = (by_name.get(name.split(":")[0]) for name in node.input)
-            for constant in seeds:
-                if constant is not None and constant.op == "Const":  # else it is an argument of the function
-                    value = _tensorflow().make_tensor_proto(draw(), _tensorflow().int64)
-                    constant.attr["value"].tensor.CopyFrom(value)
-            if generator is not None and generator.op == "Const":  # the one that it has now, with the seeds of now
-                generator.op = "DummySeedGenerator"
-                generator.ClearField("attr")
-
-
 def _parts(dataset: Any) -> Iterator[Any]:
     yield dataset
     for source in dataset._inputs():
         yield from _parts(source)
 
 
+def _is_shuffle(dataset: Any) -> bool:
+    return hasattr(dataset, "_seed") and hasattr(dataset, "_seed2")
+
+
 def _has_no_seed(dataset: Any) -> bool:
-    """Whether it is a shuffle with the two zeros that stand for none."""
-    seeds = [getattr(dataset, name, None) for name in ("_seed", "_seed2")]
-    return all(seed is not None and hasattr(seed, "numpy") and seed.numpy() == 0 for seed in seeds)
+    """Whether it is a shuffle with the two zeros that stand for none, or has one within."""
+    if _is_shuffle(dataset):
+        return all(_tensorflow().get_static_value(seed) == 0 for seed in (dataset._seed, dataset._seed2))
+    return any(_draws_within(function) for function in dataset._functions())
 
 
-def _resource(batches: Any) -> Any:
-    return batches._iterator_resource
+def _repeats_a_shuffle(dataset: Any) -> bool:
+    return type(dataset).__name__ == "_RepeatDataset" and any(_is_shuffle(part) for part in _parts(dataset))
+
+
+def _draws_within(function: Any) -> bool:
+    return any(operation.type in _SEEDS for operation in function.function.graph.get_operations())
 
 
 def _tensorflow() -> Any:

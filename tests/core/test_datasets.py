@@ -1,0 +1,308 @@
+"""The order of data: a resumed run goes on with the batch that was next, whatever the dataset is and draws from."""
+
+import random
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+import pytest
+
+from mlpug import checkpoints
+from mlpug.callbacks import Callback
+from mlpug.datasets import random_states
+from mlpug.errors import CheckpointMismatchError, ConfigurationError, MlpugWarning
+
+NUM_BATCHES, NUM_EPOCHS = 5, 3
+RNG = np.random.default_rng
+
+
+class Items(Sequence):
+    """Batches by their index; counts what is loaded."""
+
+    def __init__(self):
+        self.loaded = []
+
+    def __len__(self):
+        return NUM_BATCHES
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return np.array([float(index)])
+
+
+class Shuffled:
+    """Can be iterated again and again: batches in an order that is drawn, with noise that is drawn for each."""
+
+    def __init__(self, draw=np.random):
+        self.draw = draw
+
+    def __iter__(self):
+        order = list(range(NUM_BATCHES))
+        self.draw.shuffle(order)
+        return (np.array([number, self.draw.uniform(0, 1)]) for number in order)
+
+
+class ShuffledItems(Items):
+    """The same with a length, and with indices that a loop doesn't use."""
+
+    draw, __iter__ = np.random, Shuffled.__iter__
+
+
+class Endless(Shuffled):
+    """Round after round, each in an order of its own."""
+
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+
+
+class Drawn:
+    """Draws each batch from those that are left when it is asked for, as shuffle buffers do."""
+
+    def __init__(self, draw=random):
+        self.draw = draw
+
+    def __iter__(self):
+        left = list(range(NUM_BATCHES))
+        while left:
+            yield np.array([float(left.pop(self.draw.randrange(len(left))))])
+
+
+class Stateful:
+    """Says itself where it is, by torchdata's protocol; counts what is loaded."""
+
+    def __init__(self):
+        self.random = random.Random(7)
+        self.order, self.next = [], 0
+        self.loaded = []
+
+    def __iter__(self):
+        if not self.order:
+            self.order, self.next = self.random.sample(range(NUM_BATCHES), NUM_BATCHES), 0
+        while self.next < NUM_BATCHES:
+            self.next += 1
+            self.loaded.append(self.order[self.next - 1])
+            yield np.array([float(self.loaded[-1])])
+        self.order = []
+
+    def state_dict(self):
+        return {"order": list(self.order), "next": self.next, "random": self.random.getstate()}
+
+    def load_state_dict(self, state):
+        self.order, self.next = list(state["order"]), state["next"]
+        self.random.setstate(state["random"])
+
+
+class Stream:
+    """Has `__next__`, and no way back."""
+
+    def __init__(self, first=0):
+        self.numbers = count(first)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return np.array([float(next(self.numbers))])
+
+
+def generator(first=0):
+    return (np.array([float(number)]) for number in count(first))
+
+
+class Recorder(Callback):
+    """Writes down the batches, and draws random numbers as a model would."""
+
+    def __init__(self, num_draws=3):
+        self.batches, self.drawn = [], []
+        self.num_draws = num_draws
+
+    def on_batch_training_completed(self, batch, logs):
+        self.batches.append((logs["current"]["epoch"], batch.tolist()))
+        self.drawn += [(random.random(), np.random.normal()) for _ in range(self.num_draws)]
+
+    def orders(self):
+        return [[values for epoch, values in self.batches if epoch == number] for number in range(NUM_EPOCHS)]
+
+
+class Keeper(Callback):
+    """Saves the state of each rest, with how many batches were done."""
+
+    def __init__(self, folder):
+        self.folder, self.saved = folder, []
+
+    def on_rest(self, logs, is_last):
+        path = self.folder / f"{len(self.saved)}.safetensors"
+        checkpoints.save(path, self.manager.get_state())
+        self.saved.append((path, logs["current"]["global_iter"] + 1))
+
+
+def start_from(number):
+    """What random numbers come next, as a script settles it."""
+    random.seed(number)
+    np.random.seed(number)
+
+
+@pytest.fixture
+def run(make_manager, mean_model):
+    """Trains, and gives what was seen."""
+
+    def run(dataset, start=1, keeper=None, resume_from=None, num_draws=3, num_epochs=NUM_EPOCHS, **options):
+        start_from(start)
+        recorder = Recorder(num_draws)
+        callbacks = [recorder] if keeper is None else [recorder, keeper]
+        manager = make_manager(dataset, callbacks, mean_model, num_epochs=num_epochs, **options)
+        manager.start_training(resume_from)
+        return recorder
+
+    return run
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    return Keeper(tmp_path)
+
+
+def assert_resumes_anywhere(run, keeper, make, **options):
+    """From each rest a run goes on as the whole one did, also where other random numbers would come next."""
+    whole, plain = run(make(1), keeper=keeper, **options), run(make(1), **options)
+    assert (plain.batches, plain.drawn) == (whole.batches, whole.drawn)
+    assert {done for _, done in keeper.saved} == set(range(1, len(whole.batches) + 1))
+    for path, done in keeper.saved:
+        resumed = run(make(100 + done), 100 + done, resume_from=path, **options)
+        assert (done, resumed.batches) == (done, whole.batches[done:])
+        assert resumed.drawn == whole.drawn[3 * done :]
+
+
+KINDS = {
+    "numpy": lambda number: Shuffled(),
+    "random": lambda number: Shuffled(random),
+    "Generator": lambda number: Shuffled(RNG(number)),
+    "RandomState": lambda number: Shuffled(np.random.RandomState(number)),
+    "Random": lambda number: Shuffled(random.Random(number)),
+    "sequence": lambda number: ShuffledItems(),
+}
+MORE_KINDS = {
+    "list": lambda number: Items(),
+    "stateful": lambda number: Stateful(),
+    "draws from what is left": lambda number: Drawn(random.Random(number)),
+}
+EACH_KIND = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+WITHOUT_AND_WITH_SEED = pytest.mark.parametrize("options", [{}, {"seed": 3}], ids=["by default", "with a seed"])
+
+
+@EACH_KIND
+def test_by_default_the_batches_are_those_of_a_plain_loop(run, make):
+    trained = run(make(1))
+    start_from(1)
+    dataset, by_hand = make(1), Recorder()
+    for epoch in range(NUM_EPOCHS):
+        for batch in dataset:
+            by_hand.on_batch_training_completed(batch, {"current": {"epoch": epoch}})
+    assert (trained.batches, trained.drawn) == (by_hand.batches, by_hand.drawn)
+
+
+@WITHOUT_AND_WITH_SEED
+@pytest.mark.parametrize("make", (KINDS | MORE_KINDS).values(), ids=KINDS | MORE_KINDS)
+def test_a_run_resumed_after_any_batch_goes_on_with_the_next(run, keeper, make, options):
+    assert_resumes_anywhere(run, keeper, make, **options)
+
+
+# What these draw for a batch, from the numbers that everybody draws from, is kept for later ones: nobody knows it.
+NEEDS_A_SEED = {"draws from what is left": lambda number: Drawn(), "endless": lambda number: Endless()}
+WITHIN_ROUNDS = {
+    "re-iterable": lambda number: Shuffled(),
+    "endless, from its own generator": lambda number: Endless(RNG(number)),
+}
+
+
+@pytest.mark.parametrize("make", NEEDS_A_SEED.values(), ids=NEEDS_A_SEED)
+@pytest.mark.filterwarnings("ignore:The training dataset ended after")
+def test_what_keeps_what_it_draws_from_everybodys_numbers_goes_on_so_with_a_seed(run, keeper, make):
+    assert_resumes_anywhere(run, keeper, make, num_batches_per_epoch=3, seed=3)
+
+
+@pytest.mark.filterwarnings("ignore:The training dataset ended after")
+def test_a_stateful_one_goes_on_so_in_epochs_that_end_within_a_round(run, keeper):
+    assert_resumes_anywhere(run, keeper, lambda number: Stateful(), num_batches_per_epoch=3)
+
+
+@WITHOUT_AND_WITH_SEED
+@pytest.mark.parametrize("make", WITHIN_ROUNDS.values(), ids=WITHIN_ROUNDS)
+@pytest.mark.filterwarnings("ignore:The training dataset ended after")
+def test_it_goes_on_so_in_epochs_that_end_within_a_round(run, keeper, make, options):
+    """With 3 batches to an epoch, and 5 to a round."""
+    assert_resumes_anywhere(run, keeper, make, num_batches_per_epoch=3, **options)
+
+
+@pytest.mark.parametrize("kind", [Items, Stateful])
+def test_batches_that_are_done_are_not_loaded_again(run, keeper, kind):
+    run(whole := kind(), keeper=keeper)
+    for path, done in keeper.saved:
+        run(resumed := kind(), resume_from=path)
+        assert resumed.loaded == whole.loaded[done:]
+
+
+@EACH_KIND
+def test_with_a_seed_the_order_depends_on_it_and_the_epoch_alone(run, make):
+    found = run(make(1), num_draws=1, seed=3).orders()
+    assert run(make(2), start=2, num_draws=4, num_epochs=NUM_EPOCHS + 1, seed=3).orders() == found
+    assert found[0] != found[1] != found[2] != found[0]
+    other = run(make(1), num_draws=1, seed=4).orders()
+    assert all(one != another for one, another in zip(found, other, strict=True))
+
+
+@EACH_KIND
+def test_with_a_seed_the_dataset_takes_nothing_from_everybody_elses_random_numbers(run, make):
+    start_from(1)
+    undisturbed = [(random.random(), np.random.normal()) for _ in range(3 * NUM_BATCHES * NUM_EPOCHS)]
+    assert run(make(1), seed=3).drawn == undisturbed
+
+
+def test_the_random_state_is_that_of_the_moment_also_after_it_was_restored():
+    np.random.seed(0)
+    np.random.normal()  # numpy computes two at once, and keeps the second
+    before = random_states.capture()
+    expected = np.random.normal()
+    random_states.capture()
+    random_states.restore(before)
+    random_states.restore(random_states.capture())
+    assert np.random.normal() == expected
+
+
+@pytest.mark.parametrize(
+    ("made_with", "other", "message"),
+    [
+        (RNG(1), Shuffled, "has 0 random generators of its own, and had 1"),
+        (RNG(1), lambda: Shuffled(random.Random(1)), "Random is of another kind"),
+        (RNG(1), lambda: Shuffled(np.random.RandomState(1)), "RandomState is of another kind"),
+        (random.Random(1), lambda: Shuffled(RNG(1)), "Generator is of another kind"),
+        (np.random.RandomState(1), lambda: Shuffled(RNG(1)), "Generator is of another kind"),
+        (np.random.RandomState(1), lambda: Shuffled(np.random.Generator(np.random.MT19937())), "is of another kind"),
+        (random, Stateful, r"another kind of training dataset \(read as AnyIterable; here it is Stateful, a Stateful"),
+        (random, generator, "another kind of training dataset .*here it is OneIteration, a generator"),
+    ],
+)
+def test_it_is_refused_to_go_on_with_another_dataset(run, keeper, made_with, other, message):
+    run(Shuffled(made_with), keeper=keeper, num_epochs=2)
+    for path, _ in keeper.saved[:-2]:  # at the last two all is done
+        with pytest.raises(CheckpointMismatchError, match=message):
+            run(other(), resume_from=path, num_epochs=2)
+
+
+@pytest.mark.parametrize("make", [Stream, generator])
+def test_what_cant_be_read_again_warns_where_states_are_kept_and_goes_on(run, make_manager, keeper, make):
+    make_manager(make(), [keeper], num_batches_per_epoch=4)  # no warning yet: an error would show it
+    options = {"num_batches_per_epoch": 4, "num_epochs": 2}
+    with pytest.warns(MlpugWarning, match="a (Stream|generator), which can't be read again from its start") as warned:
+        whole = run(make(), keeper=keeper, **options)
+    assert (len(warned), whole.batches) == (1, [(number // 4, [float(number)]) for number in range(8)])
+    for path, done in keeper.saved:  # here no state is kept: a warning would be an error
+        resumed = run(make(50), resume_from=path, **options)
+        assert resumed.batches == [(number // 4, [50.0 + number - done]) for number in range(done, 8)]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+def test_a_seed_that_is_none_is_refused_when_the_manager_is_made(make_manager, seed):
+    with pytest.raises(ConfigurationError, match="seed must be a whole number of at least 0"):
+        make_manager(Items(), [], seed=seed)
