@@ -3,6 +3,6 @@
 from mlpug_lightning import trainers
 from mlpug_lightning.components import load_model_checkpoint
 
-from mlpug import callbacks, errors, evaluation, logging
+from mlpug import callbacks, errors, evaluation, logging, scheduler_funcs
 
-__all__ = ["callbacks", "errors", "evaluation", "load_model_checkpoint", "logging", "trainers"]
+__all__ = ["callbacks", "errors", "evaluation", "load_model_checkpoint", "logging", "scheduler_funcs", "trainers"]
