@@ -114,5 +114,8 @@ class Adapter(Protocol):
     def learning_rates(self) -> Mapping[str, float]:
         """The learning rate of each optimizer, by the optimizer's name."""
 
+    def set_learning_rate(self, optimizer_name: str, value: float) -> None:
+        """Set it for the next step, or raise `ConfigurationError` where something else does."""
+
     def is_native_callback(self, candidate: object) -> bool:
         """Whether the host trainer would take this object as one of its own callbacks."""

@@ -208,6 +208,10 @@ class FakeAdapter:
         """The learning rate of each optimizer."""
         return {name: optimizer.learning_rate for name, optimizer in self._optimizers.items()}
 
+    def set_learning_rate(self, optimizer_name: str, value: float) -> None:
+        """Set it."""
+        self._optimizers[optimizer_name].learning_rate = value
+
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a `FakeNativeCallback`."""
         return isinstance(candidate, FakeNativeCallback)

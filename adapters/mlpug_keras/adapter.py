@@ -170,6 +170,16 @@ class KerasAdapter:
         """That of the optimizer now, by its schedule if it has one."""
         return {self._name: float(self._optimizer.learning_rate)}
 
+    def set_learning_rate(self, optimizer_name: str, value: float) -> None:
+        """Assign it; an optimizer that has a schedule of its own refuses."""
+        try:
+            self._optimizer.learning_rate = value
+        except (TypeError, AttributeError) as error:  # the second where it is a function
+            raise ConfigurationError(
+                f"The optimizer {optimizer_name!r} has a schedule of its own, which sets its learning rate. Give the "
+                "optimizer a number, or leave the other schedule out."
+            ) from error
+
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a callback of Keras 3."""
         return isinstance(candidate, keras.callbacks.Callback)

@@ -54,6 +54,7 @@ class LightningAdapter:
             _check_optimizer(name, optimizer)
         self._trainer = trainer
         self._optimizers = dict(optimizers)
+        self._ratios = {name: _ratios_of(optimizer) for name, optimizer in optimizers.items()}
         self._model_components = dict(model_components)
         self._compile_model = compile_model
         self._training_model: torch.nn.Module | None = None
@@ -208,6 +209,15 @@ class LightningAdapter:
         """That of each optimizer's first parameter group."""
         return {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self._optimizers.items()}
 
+    def set_learning_rate(self, optimizer_name: str, value: float) -> None:
+        """That of each parameter group, in the ratios that they had when the trainer was made."""
+        groups = self._optimizers[optimizer_name].param_groups
+        for group, ratio in zip(groups, self._ratios[optimizer_name], strict=False):
+            if isinstance(group["lr"], torch.Tensor):  # which a captured graph reads
+                group["lr"].fill_(value * ratio)
+            else:
+                group["lr"] = value * ratio
+
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a callback of the Lightning that is used here."""
         check_is_ours(candidate)
@@ -219,6 +229,12 @@ def _check_optimizer(name: str, optimizer: Any) -> None:
         raise ConfigurationError(f"The optimizer {name!r} must be a torch.optim.Optimizer, not {optimizer!r}.")
     if not any(group["params"] for group in optimizer.param_groups):
         raise ConfigurationError(f"The optimizer {name!r} has no parameters: give it model.parameters().")
+
+
+def _ratios_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Of the learning rates of its parameter groups to that of the first."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    return [rate / rates[0] if rates[0] else 1.0 for rate in rates]
 
 
 def _device_of(model: torch.nn.Module) -> torch.device:

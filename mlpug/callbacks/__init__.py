@@ -3,6 +3,7 @@
 from mlpug.callbacks.callback import Callback
 from mlpug.callbacks.checkpoint_manager import CheckpointManager
 from mlpug.callbacks.describe import BatchSizeLogger, DescribeLogsObject
+from mlpug.callbacks.lr_schedules import LRSchedulerWrapper
 from mlpug.callbacks.metrics import DatasetMetricsLogger, LoggingMode, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.callbacks.progress import LogProgress
 
@@ -12,6 +13,7 @@ __all__ = [
     "CheckpointManager",
     "DatasetMetricsLogger",
     "DescribeLogsObject",
+    "LRSchedulerWrapper",
     "LogProgress",
     "LoggingMode",
     "TestMetricsLogger",

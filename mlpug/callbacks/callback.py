@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlpug.logs import Logs
 
 if TYPE_CHECKING:
+    from mlpug.trainers.default_trainer import DefaultTrainer
     from mlpug.trainers.training_manager import TrainingManager
 
 
@@ -41,6 +42,9 @@ class Callback:
     def required_metric_paths(self) -> Iterable[str]:
         """The metric paths, or beginnings of paths, that another callback has to write for this one."""
         return ()
+
+    def check_trainer(self, trainer: DefaultTrainer) -> None:
+        """Raise `ConfigurationError` where the callback can't work with this trainer; called when a manager is made."""
 
     def get_state(self) -> Any:
         """What a resumed run needs, as dicts, lists, numbers, strings, None and arrays; None: nothing."""

@@ -21,6 +21,7 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
     for callback in callbacks:
         if isinstance(callback, Callback):
             check_hooks(callback)
+            callback.check_trainer(trainer)
         elif not trainer.adapter.is_native_callback(callback):
             cure = (
                 "call it: pass an instance, not the class"

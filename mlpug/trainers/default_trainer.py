@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,35 @@ class DefaultTrainer:
         """
         self.adapter.set_training_model(training_model)
         self.training_model = training_model
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every optimizer, from the next step on.
+
+        Raises:
+            ConfigurationError: not a finite number of at least 0, or an optimizer that has a schedule of its own.
+
+        >>> from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
+        >>> trainer = fake_trainer(GradientDescent(LinearRegression(2).parameters))
+        >>> trainer.set_learning_rate(0.5)
+        >>> trainer.adapter.learning_rates()
+        {'optimizer': 0.5}
+        """
+        for name in self.optimizers:
+            self.set_learning_rate_for(name, learning_rate)
+
+    def set_learning_rate_for(self, optimizer_name: str, learning_rate: float) -> None:
+        """Set the learning rate of one optimizer; see `set_learning_rate`.
+
+        Where torch's optimizer has several parameter groups it is that of the first, and the others keep their ratios.
+        """
+        if optimizer_name not in self.optimizers:
+            raise ConfigurationError(
+                f"There is no optimizer {optimizer_name!r}; the optimizers are {', '.join(self.optimizers)}."
+            )
+        is_number = isinstance(learning_rate, (int, float)) and not isinstance(learning_rate, bool)
+        if not is_number or not 0 <= learning_rate < math.inf:
+            raise ConfigurationError(f"The learning rate must be a finite number of at least 0, not {learning_rate!r}.")
+        self.adapter.set_learning_rate(optimizer_name, float(learning_rate))
 
     def check_ready(self) -> None:
         """Raise `ConfigurationError` where no training model is set yet."""
