@@ -1,0 +1,120 @@
+"""Which training checkpoint a run goes on from."""
+
+import time
+
+import numpy as np
+import pytest
+
+from mlpug import checkpoints
+from mlpug.callbacks import Callback, CheckpointManager
+from mlpug.errors import CheckpointDamagedError, CheckpointNotFoundError, ConfigurationError, MlpugWarning
+
+BATCHES = [np.array([float(number)]) for number in range(4)]
+
+
+class Seen(Callback):
+    def __init__(self, stop_after=None):
+        self.batches, self.stop_after = [], stop_after
+
+    def on_batch_training_completed(self, batch, logs):
+        self.batches.append(logs["current"]["global_iter"])
+        if self.manager.global_iter == self.stop_after:
+            self.manager.stop_training()
+
+
+@pytest.fixture
+def train(make_manager, mean_model):
+    """Trains with a CheckpointManager, and gives the numbers of the batches."""
+
+    def train(folder, base=None, resume_from=None, stop_after=None, **options):
+        saves = CheckpointManager(folder, base, metric_to_monitor=None, **options)
+        seen = Seen(stop_after)
+        make_manager(BATCHES, [seen, saves], mean_model, num_epochs=2).start_training(resume_from)
+        return seen.batches
+
+    return train
+
+
+@pytest.fixture
+def made_one_after_another(train, tmp_path):
+    """The training checkpoints of three runs, each of which got further than the one before."""
+    for base, stop_after in (("first", 2), ("second", 3), ("third", 5)):
+        train(tmp_path, base, stop_after=stop_after)
+        time.sleep(0.002)
+    return [tmp_path / f"{base}-training-checkpoint.safetensors" for base in ("first", "second", "third")]
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_auto_starts_from_the_beginning_where_there_is_nothing(train, tmp_path):
+    assert train(tmp_path / "not there yet", resume_from="auto") == list(range(8))
+
+
+@pytest.mark.parametrize("base", [None, "run"])
+def test_auto_goes_on_where_the_run_before_stopped(train, tmp_path, base):
+    assert train(tmp_path, base, "auto", stop_after=3) == [0, 1, 2]
+    assert train(tmp_path, base, "auto", stop_after=6) == [3, 4, 5]
+    assert train(tmp_path, base, "auto") == [6, 7]
+    assert train(tmp_path, base, "auto") == []
+    assert len(list(tmp_path.glob("*-training-checkpoint.safetensors"))) == 1
+
+
+def test_auto_takes_the_one_that_was_saved_last(train, tmp_path, made_one_after_another):
+    assert train(tmp_path, resume_from="auto") == [5, 6, 7]
+
+
+def test_auto_looks_at_its_own_name_where_it_has_one(train, tmp_path, made_one_after_another):
+    assert train(tmp_path, "first", "auto") == [2, 3, 4, 5, 6, 7]
+    assert train(tmp_path, "fourth", "auto") == list(range(8))
+
+
+def test_auto_falls_back_to_an_older_one_that_is_intact_and_says_which_were_damaged(
+    train, tmp_path, made_one_after_another
+):
+    first, second, third = made_one_after_another
+    damage(third)
+    second.write_bytes(b"")
+    with pytest.warns(MlpugWarning, match="goes on from the older checkpoint") as warned:
+        assert train(tmp_path, resume_from="auto") == [2, 3, 4, 5, 6, 7]
+
+    (said,) = [str(warning.message) for warning in warned]
+    where, *damaged = said.splitlines()
+    assert str(first) in where
+    assert {line.split()[1] for line in damaged} == {str(second), str(third)}
+
+
+def test_auto_never_starts_again_over_what_is_damaged(train, tmp_path, made_one_after_another):
+    for path in made_one_after_another:
+        damage(path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointDamagedError, match="only damaged training checkpoints") as raised:
+        train(tmp_path, resume_from="auto")
+
+    assert all(str(path) in str(raised.value) for path in made_one_after_another)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_path_is_taken_as_it_is(train, tmp_path, made_one_after_another):
+    assert train(tmp_path / "elsewhere", resume_from=made_one_after_another[1]) == [3, 4, 5, 6, 7]
+    assert train(tmp_path / "elsewhere", resume_from=str(made_one_after_another[0])) == [2, 3, 4, 5, 6, 7]
+    with pytest.raises(CheckpointNotFoundError):
+        train(tmp_path, resume_from=tmp_path / "none.safetensors")
+    damage(made_one_after_another[1])
+    with pytest.raises(CheckpointDamagedError):
+        train(tmp_path, resume_from=made_one_after_another[1])
+    for path in (made_one_after_another[0], made_one_after_another[2]):
+        checkpoints.verify(path)
+
+
+def test_auto_needs_somewhere_to_look(train, make_manager, mean_model, tmp_path):
+    with pytest.raises(ConfigurationError, match="there is none in callbacks"):
+        make_manager(BATCHES, [], mean_model).start_training("auto")
+    with pytest.raises(ConfigurationError, match="there is none in callbacks"):
+        train(tmp_path, resume_from="auto", create_training_checkpoint=False)
+    for bad in (1, True, object()):
+        with pytest.raises(ConfigurationError, match='resume_from must be None, a path or "auto"'):
+            train(tmp_path, resume_from=bad)
