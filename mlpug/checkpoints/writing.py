@@ -19,7 +19,7 @@ from mlpug.checkpoints.temporary import new_name
 from mlpug.checkpoints.tensors import Bytes, Tensor, as_bytes
 from mlpug.errors import StateError
 
-FLUSH_SIZE = 4 << 20  # bytes
+FLUSH_SIZE = 2 << 20  # bytes
 
 
 def save(path: PathLike, state: Mapping[str, Any], description: Mapping[str, Any] | None = None) -> None:
