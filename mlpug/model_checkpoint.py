@@ -13,7 +13,7 @@ from mlpug import checkpoints
 from mlpug.checkpoints import RawTensor
 from mlpug.checkpoints.files import PathLike
 from mlpug.checkpoints.tensors import NUMPY_TYPES, OTHER_TYPES
-from mlpug.errors import CheckpointMismatchError, ConfigurationError
+from mlpug.errors import CheckpointError, CheckpointMismatchError, ConfigurationError
 from mlpug.logs import Logs
 from mlpug.plain import from_plain, to_plain
 from mlpug.plain_logs import logs_as_dict, logs_to_plain
@@ -209,6 +209,18 @@ def check_fits(name: str, expected: Mapping[str, Any], found: Mapping[str, Any],
         raise CheckpointMismatchError(
             f"The checkpoint doesn't fit the component {name!r}:\n{lines}{more}"
             "Make the model as it was when the checkpoint was written, or use another checkpoint."
+        )
+
+
+def check_is_whole(is_updating: bool) -> None:
+    """Refuse to take the state of weights that an error left half updated.
+
+    >>> check_is_whole(is_updating=False)
+    """
+    if is_updating:
+        raise CheckpointError(
+            "An error ended training while the weights were being changed, so there is no whole state to save. "
+            "The training checkpoint that was written before is untouched."
         )
 
 

@@ -7,10 +7,10 @@ on every backend: ``torch.optim.lr_scheduler.LambdaLR(optimizer, factor)`` takes
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 
 from mlpug.errors import ConfigurationError
+from mlpug.validation import checked_count
 
 Factor = Callable[[int], float]
 
@@ -122,13 +122,7 @@ def _checked_parts(num_warmup_steps: object, num_steps: object) -> tuple[int, in
 
 
 def _checked(name: str, value: object) -> int:
-    try:
-        count = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = -1
-    if count < 0:
-        raise ConfigurationError(f"{name} must be a whole number of at least 0, not {value!r}.")
-    return count
+    return checked_count(name, value, at_least=0)
 
 
 def _checked_final(value: float) -> float:

@@ -9,38 +9,20 @@ from typing import Any, TypeVar
 from mlpug.errors import ConfigurationError, DatasetError
 
 
-def checked_count(name: str, value: object) -> int:
-    """The value, if it is a whole number of at least 1.
+def checked_count(name: str, value: object, at_least: int = 1) -> int:
+    """The value, if it is a whole number of at least so much.
 
     >>> checked_count("num_epochs", 0)
     Traceback (most recent call last):
     mlpug.errors.ConfigurationError: num_epochs must be a whole number of at least 1, not 0.
     """
     try:
-        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        count = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        count = 0
-    if count < 1:
-        raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        count = None
+    if count is None or count < at_least:
+        raise ConfigurationError(f"{name} must be a whole number of at least {at_least}, not {value!r}.")
     return count
-
-
-def checked_seed(seed: object) -> int | None:
-    """The seed, if it is a whole number of at least 0, or None.
-
-    >>> checked_seed(-1)
-    Traceback (most recent call last):
-    mlpug.errors.ConfigurationError: seed must be a whole number of at least 0, or None, not -1.
-    """
-    if seed is None:
-        return None
-    try:
-        number = -1 if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ConfigurationError(f"seed must be a whole number of at least 0, or None, not {seed!r}.")
-    return number
 
 
 Function = TypeVar("Function")

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import CheckpointError, ConfigurationError
+from mlpug.errors import ConfigurationError
+from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import counted
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
@@ -138,11 +139,7 @@ class KerasAdapter:
 
     def state(self) -> dict[str, Any]:
         """Weights and seeds, the optimizer, and what Keras's own callbacks remember."""
-        if self._model.latest.is_updating:
-            raise CheckpointError(
-                "An error ended training while the weights were being changed, so there is no whole state to save. "
-                "The training checkpoint that was written before is untouched."
-            )
+        check_is_whole(self._model.latest.is_updating)
         optimizers = {self._name: optimizer_state(self._optimizer)}
         weights = model_state(self._model.training_model, self._model_components)
         return {**weights, "optimizers": optimizers, "keras": self._at_cut or native_state(self._listeners)}

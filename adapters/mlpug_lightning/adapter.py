@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import CheckpointError, ConfigurationError
+from mlpug.errors import ConfigurationError
+from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
@@ -77,28 +78,10 @@ class LightningAdapter:
 
     def fit(self, run: Run) -> None:
         """Let Lightning train."""
-        assert self._training_model is not None
-        assert self._call is not None
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
-        module = TrainingModule(
-            training_model=self._training_model,
-            call_training_model=self._call,
-            optimizers=list(self._optimizers.values()),
-            model_components=self._model_components,
-            evaluate_settings=run.evaluate_settings,
-            on_cut_short=self._cut_short,
-            on_non_finite=run.on_non_finite,
-        )
-        module.keep_buffers = True
-        self._module = module
+        self._module = module = self._new_module(run)
         self._is_stopped, self._at_cut = False, None
-        self._first_epoch = trainer.current_epoch
-        restoring: list[Restoring] = []
-        if self._resumed is not None:
-            state, self._resumed = self._resumed, None
-            self._first_epoch = state["loops"]["first_epoch"]
-            start_loops_at(trainer, state["loops"], run.first_epoch, run.first_batch)
-            restoring = [Restoring(partial(load_native_state, trainer, state))]
+        restoring = self._start_counting(run)
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
 
         def tell_all() -> None:
@@ -123,6 +106,31 @@ class LightningAdapter:
             raise
         finally:
             trainer.callbacks, trainer.limit_train_batches = own_callbacks, own_limit
+
+    def _new_module(self, run: Run) -> TrainingModule:
+        assert self._training_model is not None
+        assert self._call is not None
+        module = TrainingModule(
+            training_model=self._training_model,
+            call_training_model=self._call,
+            optimizers=list(self._optimizers.values()),
+            model_components=self._model_components,
+            evaluate_settings=run.evaluate_settings,
+            on_cut_short=self._cut_short,
+            on_non_finite=run.on_non_finite,
+        )
+        module.keep_buffers = True
+        return module
+
+    def _start_counting(self, run: Run) -> list[Restoring]:
+        """Let Lightning count on from where it is, or from where the resumed run was: what restores its callbacks."""
+        self._first_epoch = self._trainer.current_epoch
+        if self._resumed is None:
+            return []
+        state, self._resumed = self._resumed, None
+        self._first_epoch = state["loops"]["first_epoch"]
+        start_loops_at(self._trainer, state["loops"], run.first_epoch, run.first_batch)
+        return [Restoring(partial(load_native_state, self._trainer, state))]
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
@@ -169,11 +177,7 @@ class LightningAdapter:
         """Weights, optimizers, and what Lightning and its callbacks have counted."""
         module = self._module
         assert module is not None
-        if module.latest.is_updating:
-            raise CheckpointError(
-                "An error ended training while the weights were being changed, so there is no whole state to save. "
-                "The training checkpoint that was written before is untouched."
-            )
+        check_is_whole(module.latest.is_updating)
         module.undo_step()
         return {
             "model": self.model_state(),

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.checkpoint_schedule import metric_value
 from mlpug.errors import ConfigurationError
 from mlpug.logs import Logs
 from mlpug.plain import from_plain, to_plain
@@ -76,13 +77,13 @@ class LRSchedulerWrapper(Callback):
 
     def check_trainer(self, trainer: DefaultTrainer) -> None:
         """Find the optimizers, whose rates must be free to be set."""
-        for name in [name for name in self._schedules if name is None]:
+        if None in self._schedules:
             if len(trainer.optimizers) > 1:
                 raise ConfigurationError(
                     f"schedulers must be given by the names of optimizers where there are several: "
                     f"{', '.join(trainer.optimizers)}."
                 )
-            self._schedules = {next(iter(trainer.optimizers)): self._schedules[name]}
+            self._schedules = {next(iter(trainer.optimizers)): self._schedules[None]}
         for name, schedule in self._schedules.items():
             if name not in trainer.optimizers:
                 raise ConfigurationError(
@@ -146,7 +147,7 @@ class LRSchedulerWrapper(Callback):
     def _note(self, logs: Logs) -> None:
         self._is_pending = True
         if self._metric is not None:
-            self._pending_metric = logs.at(self._metric)
+            self._pending_metric = metric_value(self._metric, logs.at(self._metric))
 
     def _advance(self) -> None:
         if self._is_pending:

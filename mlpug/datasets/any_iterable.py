@@ -43,10 +43,10 @@ class AnyIterable:
     def before_pull(self, batches: Iterator[Any]) -> None:
         """A batch will be asked for."""
 
-    def position(self, batches: Any, pulled: int, ahead: int) -> Any:
-        """Where the iterator is after it was asked for so many batches, for kinds that can begin there; else None.
+    def position(self, batches: Any, ahead: int) -> Any:
+        """Where the iterator is, for kinds that can begin there; else None.
 
-        Those that are ahead are kept beside it where `keeps_ahead` is True; else it is where it was before them.
+        Batches that are ahead are kept beside it where `keeps_ahead` is True; else it is where it was before them.
         """
         return None
 

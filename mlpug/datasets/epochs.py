@@ -115,7 +115,7 @@ class Epochs:
             "before_iterator": random_states.as_plain(self._starts[0]),
             "before_first": random_states.as_plain(self._starts[1]),
             "generators_at_start": self._generators,
-            "position": kind.position(self._batches, self._pulled, ahead),
+            "position": kind.position(self._batches, ahead),
             "ahead": [batch_to_plain(self._latest)] if ahead and kind.keeps_ahead else [],
             "stream": None if self._stream is None else random_states.as_plain(self._stream),
         }

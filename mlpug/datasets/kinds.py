@@ -91,14 +91,14 @@ class Stateful(AnyIterable):
     def before_pull(self, batches: Iterator[Any]) -> None:
         self._before = self.dataset.state_dict()
 
-    def position(self, batches: Any, pulled: int, ahead: int) -> Any:
+    def position(self, batches: Any, ahead: int) -> Any:
         return to_plain(self._before if ahead else self.dataset.state_dict(), _to_torch, path=("data",))
 
     def state(self, is_between: bool) -> Any:
         # A host that stops by the length leaves a loader that hasn't noticed its end, and would go on with nothing.
         if is_between and _is_torch_loader(self.dataset) and not hasattr(self.dataset.dataset, "state_dict"):
             return None
-        return self.position(None, pulled=0, ahead=0)
+        return self.position(None, ahead=0)
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         if state is not None:

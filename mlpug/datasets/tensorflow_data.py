@@ -6,7 +6,7 @@ TensorFlow isn't imported here: where there is a dataset of its, it is loaded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -55,7 +55,7 @@ class TensorFlowData(AnyIterable):
         if not isinstance(batches, _Placed):
             super().skip(batches, count)
 
-    def position(self, batches: Any, pulled: int, ahead: int) -> Any:
+    def position(self, batches: Any, ahead: int) -> Any:
         if not self._shuffles_once:
             return None
         tensorflow = _tensorflow()
@@ -74,15 +74,17 @@ class TensorFlowData(AnyIterable):
             iter(self.dataset)
 
     def why_not_again(self) -> str | None:
-        if self._graph is not None or self.dataset.cardinality() == _tensorflow().data.INFINITE_CARDINALITY:
+        if self._graph is not None:
             return None
         has_no_seed = any(_has_no_seed(part) for part in _parts(self.dataset))
-        if self._shuffles_once and not has_no_seed:
+        is_endless = self.dataset.cardinality() == _tensorflow().data.INFINITE_CARDINALITY  # there is one round
+        if not has_no_seed and (self._shuffles_once or is_endless):
             return None
+        what = "its data" if has_no_seed and not self._shuffles_once else "its later epochs"
         why = "shuffles without a seed" if has_no_seed else "shuffles more than once in an epoch"
         cures = "shuffle(..., seed=...) or " if self._shuffles_once else ""
         return (
-            f"The training dataset {why}, so that a resumed run has its later epochs in another order than this one "
+            f"The training dataset {why}, so that a resumed run has {what} in another order than this one "
             f"would have had. Give {cures}TrainingManager(..., seed=...)."
         )
 
@@ -93,7 +95,7 @@ class TensorFlowData(AnyIterable):
         return not (
             sum(_is_shuffle(part) for part in parts) > 1
             or any(_repeats_a_shuffle(part) for part in parts)
-            or any(_draws_within(function) for part in parts for function in part._functions())
+            or any(_drawing_within(function) for part in parts for function in part._functions())
         )
 
     def _of_round(self, number: int) -> Any:
@@ -202,16 +204,24 @@ def _is_shuffle(dataset: Any) -> bool:
 def _has_no_seed(dataset: Any) -> bool:
     """Whether it is a shuffle with the two zeros that stand for none, or has one within."""
     if _is_shuffle(dataset):
-        return all(_tensorflow().get_static_value(seed) == 0 for seed in (dataset._seed, dataset._seed2))
-    return any(_draws_within(function) for function in dataset._functions())
+        return _are_zero((dataset._seed, dataset._seed2))
+    return any(
+        _are_zero(operation.inputs[_SEEDS[operation.type] :][:2])
+        for function in dataset._functions()
+        for operation in _drawing_within(function)
+    )
+
+
+def _are_zero(seeds: Iterable[Any]) -> bool:
+    return all(_tensorflow().get_static_value(seed) == 0 for seed in seeds)
 
 
 def _repeats_a_shuffle(dataset: Any) -> bool:
     return type(dataset).__name__ == "_RepeatDataset" and any(_is_shuffle(part) for part in _parts(dataset))
 
 
-def _draws_within(function: Any) -> bool:
-    return any(operation.type in _SEEDS for operation in function.function.graph.get_operations())
+def _drawing_within(function: Any) -> list[Any]:
+    return [operation for operation in function.function.graph.get_operations() if operation.type in _SEEDS]
 
 
 def _tensorflow() -> Any:

@@ -24,7 +24,7 @@ from mlpug.trainers.resuming import state_to_resume
 from mlpug.trainers.run_log import RunLog
 from mlpug.trainers.run_state import RunState
 from mlpug.trainers.signals import Signals
-from mlpug.validation import checked_count, checked_dataset, checked_seed, known_length
+from mlpug.validation import checked_count, checked_dataset, known_length
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -84,7 +84,11 @@ class TrainingManager:
         self._errors = CallbackErrors(on_callback_error)
         checked = checked_callbacks(callbacks, trainer)
         self._callbacks = [callback for callback in checked if isinstance(callback, Callback)]
-        self._epochs = Epochs(self.training_dataset, self.num_batches_per_epoch, checked_seed(seed))
+        self._epochs = Epochs(
+            self.training_dataset,
+            self.num_batches_per_epoch,
+            None if seed is None else checked_count("seed", seed, at_least=0),
+        )
         self._state = RunState(
             trainer.adapter,
             self._run_log,

@@ -215,6 +215,12 @@ def test_an_endless_dataset_goes_on_in_epochs_that_end_within_a_round(train_fast
     assert_resumes_anywhere(train_fast, keeper, make, num_batches_per_epoch=2, **options)
 
 
+def test_an_endless_dataset_without_a_seed_warns(train_fast, keeper):
+    dataset = numbers().shuffle(20).batch(4).repeat()
+    with pytest.warns(MlpugWarning, match=r"has its data in another order.*Give TrainingManager\(\.\.\., seed="):
+        train_fast(dataset, keeper, num_batches_per_epoch=2, num_epochs=1)
+
+
 def test_what_is_done_is_not_read_again(train_fast, keeper, tmp_path):
     files = [tmp_path / "first.txt", tmp_path / "second.txt"]
     for number, file in enumerate(files):
