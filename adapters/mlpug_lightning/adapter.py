@@ -17,7 +17,7 @@ from mlpug.validation import known_length
 from mlpug_lightning.batches import Batches, to_device, to_host
 from mlpug_lightning.bridge import Ending, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
-from mlpug_lightning.host import check_is_ours, own_signals, pl, quiet
+from mlpug_lightning.host import check_is_ours, own_signals, pl, quiet, tidy_exit
 from mlpug_lightning.module import TrainingModule, checked_training_model
 from mlpug_lightning.state import (
     check_optimizers,
@@ -98,7 +98,7 @@ class LightningAdapter:
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring)
                 return
-            with quiet(), unwrapped(), own_signals(trainer):
+            with quiet(), unwrapped(), own_signals(trainer), tidy_exit():
                 trainer.fit(module, train_dataloaders=Batches(run.dataset, trainer))
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits on Ctrl-C; that isn't ours to do

@@ -6,6 +6,7 @@ The one that the script has loaded is used; pytorch-lightning, the declared depe
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 import warnings
@@ -18,9 +19,10 @@ from mlpug.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    import torch
 else:
     try:
-        import torch  # noqa: F401
+        import torch
 
         if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
             import lightning.pytorch as pl
@@ -31,7 +33,7 @@ else:
             f"mlpug.pytorch needs PyTorch and PyTorch Lightning ({error}): pip install 'mlpug[pytorch]'"
         ) from error
 
-__all__ = ["check_is_ours", "own_signals", "pl", "processed_loader", "quiet"]
+__all__ = ["check_is_ours", "own_signals", "pl", "processed_loader", "quiet", "tidy_exit"]
 
 _OTHER = {"pytorch_lightning": "lightning.pytorch", "lightning.pytorch": "pytorch_lightning"}
 
@@ -87,3 +89,24 @@ def own_signals(trainer: pl.Trainer) -> Iterator[None]:
         yield
     finally:
         del connector.register_signal_handlers
+
+
+@contextmanager
+def tidy_exit() -> Iterator[None]:
+    """Let the process leave the group that Lightning makes for several processes before the interpreter ends.
+
+    Else gloo's threads may still run then, and a training that went well ends by SIGABRT. Lightning does
+    the same for NCCL alone. A group that was there before is somebody else's.
+    """
+    distributed = torch.distributed
+    was_there = distributed.is_available() and distributed.is_initialized()
+    try:
+        yield
+    finally:
+        if not was_there and distributed.is_available() and distributed.is_initialized():
+            atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

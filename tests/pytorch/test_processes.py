@@ -148,9 +148,15 @@ def test_a_second_ctrl_c_stops_at_once(slow_training):
 
 
 TWO_PROCESSES = """
+import atexit
 import sys
 import torch
 import mlpug.pytorch as mlp
+
+def tell_whether_in_a_group():  # before Python ends, after what was registered later
+    print(f"in a group: {torch.distributed.is_initialized()}")
+
+atexit.register(tell_whether_in_a_group)
 
 class Keep(mlp.callbacks.Callback):
     def __init__(self):
@@ -192,6 +198,7 @@ def test_two_processes_train_on_halves_of_the_data_as_one_would_on_both_together
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.count("READY") == 2  # epochs; only the first process prints
     assert trained.stdout.count("Training completed") == 1
+    assert trained.stdout.count("in a group: False") == 2  # else the threads of gloo may end the process by a signal
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first[:2] == second[:2] == (2, 5)
     torch.manual_seed(0)
