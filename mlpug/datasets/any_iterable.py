@@ -17,10 +17,12 @@ class AnyIterable:
         dataset: the dataset.
         draws: whether it may draw random numbers when it is asked for a batch.
         keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
+        asks_again: whether batches that are done are asked for again, without what the model drew in between.
     """
 
     draws = True
     keeps_ahead = False
+    asks_again = True
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

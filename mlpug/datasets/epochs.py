@@ -9,6 +9,7 @@ from typing import Any
 from mlpug.datasets import random_states
 from mlpug.datasets.kinds import check_same_kind, kind_of
 from mlpug.datasets.random_states import Snapshot
+from mlpug.datasets.shared_draws import SharedDraws
 from mlpug.datasets.tensorflow_data import batch_from_plain, batch_to_plain
 from mlpug.errors import MlpugWarning
 from mlpug.validation import known_length
@@ -60,6 +61,7 @@ class Epochs:
         self._rest: Snapshot | None = None  # the global random state where the resumed run stopped
         self._after_pull: Snapshot | None = None  # the same after batches that were pulled before training started
         self._has_started = True
+        self._shared_draws = SharedDraws()
 
     def __len__(self) -> int:
         """Of an epoch: hosts fetch a batch ahead from what has no length, and it would be lost at an epoch's end."""
@@ -171,6 +173,7 @@ class Epochs:
         self._batches = kind.iterator(self._round)
         self._starts = before_iterator, random_states.capture()
         self._pulled = self._first_of_epoch = 0
+        self._shared_draws.round_begins()
         self._leave(outer)
 
     def _go_on(self, state: dict[str, Any]) -> tuple[int, list[Any]]:
@@ -213,12 +216,17 @@ class Epochs:
         if self._stream is not None:
             outer = random_states.capture()
             random_states.restore(self._stream)
+        looks = self.keeps_states and outer is None and kind.asks_again
         try:
             if self.keeps_states:
                 kind.before_pull(batches)
+            if looks:
+                self._shared_draws.before_pull()
             batch = next(batches)
         finally:
             self._leave(outer)
+        if looks:
+            self._shared_draws.after_pull()
         self._pulled += 1
         if kind.keeps_ahead:
             self._latest = batch

@@ -18,6 +18,7 @@ class Items(AnyIterable):
     """A list, a tuple, or another sequence: nothing is loaded to leave it out."""
 
     draws = False
+    asks_again = False
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         return _Indexed(self.dataset, len(self.dataset))
@@ -28,6 +29,8 @@ class Items(AnyIterable):
 
 class OneIteration(AnyIterable):
     """A generator, or another iterator: it can't be begun again, and goes on with what it gives."""
+
+    asks_again = False
 
     def skip(self, batches: Iterator[Any], count: int) -> None:
         """It isn't at its start either."""
@@ -47,6 +50,10 @@ class TorchLoader(AnyIterable):
     random numbers is known by the random state afterwards. With workers they load it again, so that each of them has
     drawn what it had drawn; only of workers that live for several epochs (`persistent_workers`) nobody knows that.
     """
+
+    @property
+    def asks_again(self) -> bool:  # type: ignore[override]
+        return not self.dataset.num_workers and _is_iterable_style(self.dataset)
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         loader = self.dataset
@@ -75,6 +82,8 @@ class TorchLoader(AnyIterable):
 
 class Stateful(AnyIterable):
     """Whatever has `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader does: it knows best."""
+
+    asks_again = False
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
@@ -112,6 +121,8 @@ class BatchesByIndex(AnyIterable):
     is resumed, with the random numbers that they had: those are kept for the first time, and then only for the times
     before which somebody else has drawn.
     """
+
+    asks_again = False
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)

@@ -60,6 +60,29 @@ def restore(snapshot: Snapshot) -> None:
             backend.set_rng_state(state, *((index,) if kind == "cuda" else ()))
 
 
+def changed(before: Snapshot, after: Snapshot) -> set[str]:
+    """The libraries from which somebody has drawn on the host.
+
+    >>> before = capture()
+    >>> _ = random.random()
+    >>> changed(before, capture())
+    {'Python'}
+    """
+    return {
+        name
+        for name, one, other in (
+            ("Python", before.python, after.python),
+            ("numpy", before.numpy, after.numpy),
+            ("torch", before.torch, after.torch),
+        )
+        if one is not other and not is_same_plain(_to_plain(one, _as_array), _to_plain(other, _as_array))
+    }
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf.numpy() if hasattr(leaf, "numpy") else NotImplemented
+
+
 def seed_from(seed: int, epoch: int) -> None:
     """Make the global random state a function of these alone."""
     words = np.random.SeedSequence([seed, epoch]).generate_state(6)

@@ -28,6 +28,7 @@ class TensorFlowData(AnyIterable):
 
     draws = False
     keeps_ahead = True
+    asks_again = False
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)

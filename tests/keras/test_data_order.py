@@ -72,17 +72,13 @@ EACH_KIND = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 class Recorder(Callback):
     """Writes down the batches, and draws random numbers as others might."""
 
-    def __init__(self, num_draws=1, draws_at_epoch_end=False):
+    def __init__(self, num_draws=1):
         self.batches, self.drawn = [], []
-        self.num_draws, self.draws_at_epoch_end = num_draws, draws_at_epoch_end
+        self.num_draws = num_draws
 
     def on_batch_training_completed(self, batch, logs):
         self.batches.append((logs["current"]["epoch"], np.asarray(batch[0]).tolist()))
         self.draw()
-
-    def on_epoch_completed(self, logs):
-        if self.draws_at_epoch_end:
-            self.draw()
 
     def draw(self):
         self.drawn += [(np.random.normal(), random.random()) for _ in range(self.num_draws)]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Su
 import mlpug.pytorch as mlp
 from mlpug import checkpoints
 from mlpug.callbacks import Callback
+from mlpug.errors import MlpugWarning
 
 NUM_SAMPLES, BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS = 11, 3, 4, 2
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 on torch 2.13
@@ -229,6 +230,8 @@ def assert_resumes_anywhere(make, keeper, **options):
 
 @pytest.mark.parametrize("options", [{}, {"seed": 3}], ids=["by default", "with a seed"])
 @each_of(KINDS | TORCHDATA)
+# The stream's noise, which it doesn't keep, is drawn anew without harm; mlpug can't know that it isn't kept.
+@pytest.mark.filterwarnings("ignore:The training dataset draws from the global random numbers")
 def test_a_run_resumed_after_any_batch_goes_on_with_the_next(make, options, keeper):
     assert_resumes_anywhere(make, keeper, **options)
 
@@ -236,6 +239,13 @@ def test_a_run_resumed_after_any_batch_goes_on_with_the_next(make, options, keep
 @each_of(NEEDS_A_SEED)
 def test_what_keeps_what_it_draws_goes_on_so_with_a_seed(make, keeper):
     assert_resumes_anywhere(make, keeper, seed=3)
+
+
+def test_what_keeps_what_it_draws_warns_without_one(keeper):
+    make = NEEDS_A_SEED["buffered stream"]
+    with pytest.warns(MlpugWarning, match=r"the global random numbers of .*torch for each batch.*seed=") as warned:
+        train(make, keeper=keeper)
+    assert len(warned) == 1
 
 
 @each_of({name: KINDS[name] for name in ("shuffle", "stream, 2 workers")})
