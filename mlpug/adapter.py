@@ -27,6 +27,15 @@ class StepOutput:
     loss: Any  # scalar: mean over the num_samples of the whole batch, undivided
     num_samples: Any  # number or scalar: what the mean is over
     auxiliary_results: Any = None  # whatever else the training model returned
+    gradient_norm: Any = None  # scalar: of the batch's gradient before it was clipped; None where nobody clips
+
+
+@dataclass(frozen=True, slots=True)
+class Clipping:
+    """What is done to the gradient of a whole batch, for each optimizer on its own, before it updates the weights."""
+
+    norm: float | None = None  # its L2 norm over all weights is scaled down to this where it is larger
+    value: float | None = None  # each of its numbers is moved into [-value, value]
 
 
 @runtime_checkable
@@ -64,6 +73,10 @@ class Run:
     on_non_finite: Callable[[StepOutput], None] | None = None
     # None: nobody looks. Else the step looks at the loss and the gradients before the weights change; where one isn't
     # finite nothing changes, this is called, and `did_update` is False.
+    chunks_of: Callable[[Any], list[Any]] | None = None
+    # None: each batch is computed as a whole. Else it cuts what the dataset gave, on its device, into parts to compute
+    # one after the other. The gradient of the batch is sum(num_samples_i * gradient_i) / sum(num_samples_i).
+    clipping: Clipping | None = None
     first_epoch: int = 0  # the epochs before this one are done
     first_batch: int = 0  # batches of the first epoch that are done; `dataset` leaves them out in that epoch
     # Where first_batch isn't 0, the first epoch goes on: its start isn't told again, to native callbacks neither.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
+from mlpug.chunks import joined
 from mlpug.errors import MlpugWarning, TrainingModelError
 from mlpug.trees import num_samples_in
 
@@ -24,7 +25,7 @@ def as_step_output(returned: Any, batch: Any) -> StepOutput:
         TrainingModelError: there is no loss in it, or one that isn't a scalar.
 
     >>> as_step_output((0.5, 32, "hidden states"), batch=None)
-    StepOutput(loss=0.5, num_samples=32, auxiliary_results='hidden states')
+    StepOutput(loss=0.5, num_samples=32, auxiliary_results='hidden states', gradient_norm=None)
     """
     loss, num_samples, auxiliary_results = checked_results(returned)
     return StepOutput(loss, counted(num_samples, batch), auxiliary_results)
@@ -96,3 +97,34 @@ def counted(num_samples: Any, batch: Any) -> Any:
         stacklevel=2,
     )
     return 1
+
+
+def joined_outputs(
+    outputs: Sequence[StepOutput],
+    concatenate: Callable[[list[Any]], Any],
+    weighted_mean: Callable[[list[Any], list[Any]], Any],
+) -> StepOutput:
+    """What the training model gave for the chunks of a batch, as if it had been given for the batch.
+
+    Args:
+        outputs: of the chunks, at least one.
+        concatenate: arrays along their first axis.
+        weighted_mean: ``f(values, weights)`` of numbers and scalar arrays; what weighs nothing counts nothing, also
+            where it is NaN.
+
+    >>> import numpy as np
+    >>> def mean(values, weights):
+    ...     return sum(v * w for v, w in zip(values, weights)) / sum(weights)
+    >>> joined_outputs([StepOutput(1.0, 3, np.arange(3)), StepOutput(2.0, 1, np.arange(1))], np.concatenate, mean)
+    StepOutput(loss=1.25, num_samples=4, auxiliary_results=array([0, 1, 2, 0]), gradient_norm=None)
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    weights = [output.num_samples for output in outputs]
+    return StepOutput(
+        loss=weighted_mean([output.loss for output in outputs], weights),
+        num_samples=sum(weights[1:], weights[0]),
+        auxiliary_results=joined(
+            [output.auxiliary_results for output in outputs], concatenate, lambda values: weighted_mean(values, weights)
+        ),
+    )

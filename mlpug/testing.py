@@ -6,15 +6,18 @@ millisecond, and an example for whoever adds a backend.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mlpug.adapter import Process, Run, StepOutput
+from mlpug.adapter import Clipping, Process, Run, StepOutput
+from mlpug.chunks import Group, joined
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_fits, check_names
-from mlpug.step_output import as_step_output
+from mlpug.step_output import as_step_output, joined_outputs
 from mlpug.trainers.default_trainer import DefaultTrainer, named
 from mlpug.trees import map_leaves
 
@@ -139,26 +142,44 @@ class FakeAdapter:
     def _train_one_epoch(self, run: Run, batches_done: int) -> bool:
         if self._stop:
             return False
-        for batch in run.dataset:
+        for given in run.dataset:
+            batch = joined(given, np.concatenate) if isinstance(given, Group) else given
+            chunks = [batch] if run.chunks_of is None else run.chunks_of(given)
             _tell(run, "batch_started", batch)
-            _tell(run, "batch_ended", batch, *self._step(batch, run))
+            _tell(run, "batch_ended", batch, *self._step(chunks, run))
             batches_done += 1
             if self._stop:
                 return batches_done == run.num_batches_per_epoch
         return True
 
-    def _step(self, batch: Any, run: Run) -> tuple[StepOutput, bool]:
+    def _step(self, chunks: list[Any], run: Run) -> tuple[StepOutput, bool]:
         model = self._training_model
-        returned = model(batch, evaluate_settings=run.evaluate_settings(), inference_mode=False)
-        output = as_step_output(returned, batch)
-        looked_at = (output.loss, *model.gradients.values()) if run.on_non_finite is not None else ()
+        outputs: list[StepOutput] = []
+        sums: Parameters = {}
+        for chunk in chunks:
+            returned = model(chunk, evaluate_settings=run.evaluate_settings(), inference_mode=False)
+            output = as_step_output(returned, chunk)
+            outputs.append(output)
+            if output.num_samples or len(chunks) == 1:
+                weight = output.num_samples if len(chunks) > 1 else 1
+                sums = {name: sums.get(name, 0) + weight * value for name, value in model.gradients.items()}
+        output = joined_outputs(outputs, np.concatenate, _weighted_mean)
+        if not sums:  # nothing in the batch counts
+            return output, False
+        total = output.num_samples if len(chunks) > 1 else 1
+        gradients = {name: value / total for name, value in sums.items()}
+        looked_at = (output.loss, *gradients.values()) if run.on_non_finite is not None else ()
         if not all(np.isfinite(value).all() for value in looked_at):
             assert run.on_non_finite is not None
             run.on_non_finite(output)
             return output, False
-        for optimizer in self._optimizers.values():
-            optimizer.step(model.gradients)
-        return output, True
+        norms = {}
+        for name, optimizer in self._optimizers.items():
+            own = {parameter: gradients[parameter] for parameter in optimizer.parameters}
+            clipped, norms[name] = _clipped(own, run.clipping)
+            optimizer.step(clipped)
+        norm = None if run.clipping is None else norms if len(norms) > 1 else next(iter(norms.values()))
+        return replace(output, gradient_norm=norm), True
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
@@ -217,7 +238,7 @@ class FakeAdapter:
         return isinstance(candidate, FakeNativeCallback)
 
 
-def fake_trainer(optimizers: Any, model_components: Any = None, on_non_finite: str = "ignore") -> DefaultTrainer:
+def fake_trainer(optimizers: Any, model_components: Any = None, **options: Any) -> DefaultTrainer:
     """A `DefaultTrainer` on a `FakeAdapter`, as ``mlp.trainers.DefaultTrainer`` is one on a real backend.
 
     >>> model = LinearRegression(num_features=1)
@@ -226,7 +247,23 @@ def fake_trainer(optimizers: Any, model_components: Any = None, on_non_finite: s
     """
     components = {} if model_components is None else named(model_components, "model_components", "model")
     adapter = FakeAdapter(named(optimizers, "optimizers", "optimizer"), components)
-    return DefaultTrainer(adapter, optimizers, model_components, on_non_finite)
+    return DefaultTrainer(adapter, optimizers, model_components, **options)
+
+
+def _clipped(gradients: Parameters, clipping: Clipping | None) -> tuple[Parameters, float | None]:
+    if clipping is None:
+        return gradients, None
+    norm = float(np.sqrt(sum(np.sum(np.square(value)) for value in gradients.values())))
+    if clipping.norm is not None:
+        scale = min(1.0, clipping.norm / norm) if norm else 1.0
+        return {name: value * scale for name, value in gradients.items()}, norm
+    assert clipping.value is not None
+    return {name: np.clip(value, -clipping.value, clipping.value) for name, value in gradients.items()}, norm
+
+
+def _weighted_mean(values: list[Any], weights: list[Any]) -> Any:
+    counted = [(value, weight) for value, weight in zip(values, weights, strict=True) if weight]
+    return sum(value * weight for value, weight in counted) / sum(weights) if counted else math.nan
 
 
 def _tell(run: Run, event: str, *arguments: Any) -> None:

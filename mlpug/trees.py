@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mlpug.errors import ConfigurationError
-
 # Known without asking: finding out that a number is no Mapping takes longer than anything else here.
 _LEAF_TYPES = (float, int, bool, str, type(None))
 
@@ -79,33 +77,3 @@ def num_samples_in(batch: Any) -> int | None:
             length: int | None = shape[0]
             return length
     return None
-
-
-def chunks_of(batch: Any, chunk_size: int) -> Iterator[Any]:
-    """The batch cut along the first axis of its arrays into chunks of at most `chunk_size` samples.
-
-    What has no first axis (a number, a string) is part of every chunk.
-
-    Raises:
-        ConfigurationError: the arrays of the batch don't all have the same first axis.
-
-    >>> import numpy as np
-    >>> [chunk["x"].tolist() for chunk in chunks_of({"x": np.arange(5), "scale": 2.0}, 2)]
-    [[0, 1], [2, 3], [4]]
-    """
-    lengths = {leaf.shape[0] for leaf in leaves(batch) if len(getattr(leaf, "shape", ())) > 0}
-    if len(lengths) != 1:
-        raise ConfigurationError(
-            f"To cut a batch into chunks, all its arrays must have the same first axis, not {sorted(lengths)}. "
-            "Leave out batch_chunk_size to process each batch whole."
-        )
-    (length,) = lengths
-    for start in range(0, length, chunk_size):
-        yield map_leaves(_slicer(start, start + chunk_size), batch)
-
-
-def _slicer(start: int, stop: int) -> Callable[[Any], Any]:
-    def cut(leaf: Any) -> Any:
-        return leaf[start:stop] if len(getattr(leaf, "shape", ())) > 0 else leaf
-
-    return cut

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+from mlpug.chunks import Group
 from mlpug.datasets import random_states
 from mlpug.datasets.kinds import check_same_kind, kind_of
 from mlpug.datasets.random_states import Snapshot
@@ -29,6 +31,7 @@ class Epochs:
     Args:
         dataset: the user's. An adapter may replace it by the host's own version of it before the first epoch.
         num_batches_per_epoch: no more than these from each epoch; None: all there are.
+        group_size: how many of the dataset's batches make one of ours, a `Group`; the last of an epoch may have fewer.
         seed: where it is given, a round draws from random numbers of its own, which come from the seed and the number
             of the round alone.
 
@@ -41,10 +44,14 @@ class Epochs:
     (['a', 'b'], ['c', 'd'], ['e'])
     """
 
-    def __init__(self, dataset: Iterable[Any], num_batches_per_epoch: int | None, seed: int | None = None) -> None:
+    def __init__(
+        self, dataset: Iterable[Any], num_batches_per_epoch: int | None, seed: int | None = None, group_size: int = 1
+    ) -> None:
         self.dataset = dataset
         self.keeps_states = False
-        self._num_batches = num_batches_per_epoch
+        self._group_size = group_size
+        # What follows counts the dataset's batches.
+        self._num_batches = None if num_batches_per_epoch is None else num_batches_per_epoch * group_size
         self._goes_on = num_batches_per_epoch is not None and known_length(dataset) is None
         self._seed = seed
         self._kind: Any = None
@@ -56,7 +63,7 @@ class Epochs:
         self._starts: tuple[Snapshot, Snapshot] | None = None  # before the iterator, and before its first batch
         self._generators: list[Any] = []  # states of the dataset's own at the start of the round
         self._stream: Snapshot | None = None  # the round's own random state, with a seed
-        self._latest: Any = None  # the batch that was pulled last, for kinds that can't pull it again
+        self._latest: list[Any] = []  # what was pulled last, a group at most, for kinds that can't pull it again
         self._resumed: dict[str, Any] | None = None
         self._rest: Snapshot | None = None  # the global random state where the resumed run stopped
         self._after_pull: Snapshot | None = None  # the same after batches that were pulled before training started
@@ -67,11 +74,16 @@ class Epochs:
         """Of an epoch: hosts fetch a batch ahead from what has no length, and it would be lost at an epoch's end."""
         if self._goes_on:
             assert self._num_batches is not None
-            return self._num_batches
-        return len(self.dataset)  # type: ignore[arg-type]  # raises the TypeError by which a host knows there is none
+            return self._num_batches // self._group_size
+        length = len(self.dataset)  # type: ignore[arg-type]  # raises the TypeError by which a host knows there is none
+        return -(-length // self._group_size)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch; nothing happens before the first is asked for."""
+        batches = self._next_epoch()
+        return batches if self._group_size == 1 else _groups(batches, self._group_size)
+
+    def _next_epoch(self) -> Iterator[Any]:
         done = 0
         ahead: list[Any] = []
         if self._resumed is not None:
@@ -83,7 +95,7 @@ class Epochs:
             self._first_of_epoch = self._pulled
         while self._num_batches is None or done < self._num_batches:
             try:
-                batch = self._pull(ahead)
+                batch = self._pull(ahead, is_first_of_group=done % self._group_size == 0)
             except StopIteration:
                 if done or not self._goes_on or self._pulled == 0:
                     break
@@ -100,7 +112,8 @@ class Epochs:
         The host may have asked for one more.
         """
         kind = self._of_kind()
-        batches = num_trained + self._first_of_epoch if num_trained or not self._goes_on else self._pulled
+        in_epoch = min(num_trained * self._group_size, self._pulled - self._first_of_epoch)  # the last may be short
+        batches = in_epoch + self._first_of_epoch if num_trained or not self._goes_on else self._pulled
         state = {
             "read_as": type(kind).__name__,
             "round": self._round,
@@ -113,12 +126,12 @@ class Epochs:
         ahead = self._pulled - batches
         return state | {
             "batches": batches,
-            "of_earlier_epochs": batches - num_trained,
+            "of_earlier_epochs": batches - in_epoch,
             "before_iterator": random_states.as_plain(self._starts[0]),
             "before_first": random_states.as_plain(self._starts[1]),
             "generators_at_start": self._generators,
             "position": kind.position(self._batches, ahead),
-            "ahead": [batch_to_plain(self._latest)] if ahead and kind.keeps_ahead else [],
+            "ahead": [batch_to_plain(batch) for batch in self._latest[-ahead:]] if ahead else [],
             "stream": None if self._stream is None else random_states.as_plain(self._stream),
         }
 
@@ -155,7 +168,7 @@ class Epochs:
 
     def close(self) -> None:
         """Let go of what loads the batches, such as processes."""
-        self._batches = self._latest = None
+        self._batches, self._latest = None, []
         if self._kind is not None:
             self._kind.close()
 
@@ -205,20 +218,22 @@ class Epochs:
         random_states.restore(self._rest)
         return num_batches - self._first_of_epoch, [batch_from_plain(batch) for batch in state["ahead"]]
 
-    def _pull(self, ahead: list[Any]) -> Any:
+    def _pull(self, ahead: list[Any], is_first_of_group: bool) -> Any:
         kind, batches = self._of_kind(), self._batches
         assert batches is not None
+        if is_first_of_group:
+            self._latest = []
         if ahead:
-            self._latest = ahead.pop()
+            self._latest.append(ahead.pop(0))
             self._pulled += 1
-            return self._latest
+            return self._latest[-1]
         outer = None
         if self._stream is not None:
             outer = random_states.capture()
             random_states.restore(self._stream)
         looks = self.keeps_states and outer is None and kind.asks_again
         try:
-            if self.keeps_states:
+            if self.keeps_states and is_first_of_group:
                 kind.before_pull(batches)
             if looks:
                 self._shared_draws.before_pull()
@@ -229,7 +244,7 @@ class Epochs:
             self._shared_draws.after_pull()
         self._pulled += 1
         if kind.keeps_ahead:
-            self._latest = batch
+            self._latest.append(batch)
         if not self._has_started:
             self._after_pull = random_states.capture()
         return batch
@@ -257,3 +272,8 @@ class Epochs:
             if self._seed is not None:
                 self._kind.seed(self._seed)
         return self._kind
+
+
+def _groups(batches: Iterator[Any], size: int) -> Iterator[Group]:
+    while group := Group(islice(batches, size)):
+        yield group

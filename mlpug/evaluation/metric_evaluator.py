@@ -9,13 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from mlpug.adapter import StepOutput
+from mlpug.chunks import ChunkableBatch, Chunking
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.evaluation.mean import WeightedMean
 from mlpug.evaluation.metric import Metric, ToHost
 from mlpug.evaluation.sliding_window import SlidingWindow, sliding_window
 from mlpug.step_output import as_step_output
-from mlpug.trees import chunks_of, map_leaves
-from mlpug.validation import checked_count, checked_function
+from mlpug.trees import map_leaves
+from mlpug.validation import checked_function
 
 if TYPE_CHECKING:
     from mlpug.trainers.default_trainer import DefaultTrainer
@@ -32,7 +33,10 @@ class MetricEvaluator:
             that returns what a training model returns.
         metrics: a `Metric` for each name. A metric called ``"loss"`` replaces the default, which is the mean of the
             loss weighted by ``num_samples``.
-        batch_chunk_size: evaluate each batch in chunks of at most this many samples: the same metrics, less memory.
+        batch_chunk_size: evaluate each batch in chunks of at most this many samples: the same metrics, less memory. By
+            default the trainer's.
+        chunkable_batch_wrapper: makes an object with `__len__` and slicing of a batch that can't be cut by the first
+            axis of its arrays. By default the trainer's, with its chunk size.
         show_progress: show a progress bar while a dataset is evaluated.
 
     Raises:
@@ -50,6 +54,7 @@ class MetricEvaluator:
         model_evaluate_func: ModelEvaluateFunction | None = None,
         metrics: Mapping[str, Metric] | None = None,
         batch_chunk_size: int | None = None,
+        chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
         show_progress: bool = False,
     ) -> None:
         if (trainer is None) == (model_evaluate_func is None):
@@ -66,11 +71,13 @@ class MetricEvaluator:
                 raise ConfigurationError(
                     f"metrics[{name!r}] must be an mlp.evaluation.Metric(inputs=..., compute=...), not {metric!r}."
                 )
-        if batch_chunk_size is not None:
-            checked_count("batch_chunk_size", batch_chunk_size)
         self._trainer = trainer
         self._model_evaluate_func = model_evaluate_func
-        self._batch_chunk_size = batch_chunk_size
+        of_trainer = Chunking() if trainer is None else trainer.chunking
+        self._chunking = Chunking(
+            batch_chunk_size=of_trainer.batch_chunk_size if batch_chunk_size is None else batch_chunk_size,
+            chunkable_batch_wrapper=chunkable_batch_wrapper or of_trainer.chunkable_batch_wrapper,
+        )
         self._show_progress = show_progress
 
     def evaluate_batch(self, batch: Any, evaluate_settings: Any = None) -> dict[str, Any]:
@@ -108,9 +115,8 @@ class MetricEvaluator:
 
     def pick_from_batch(self, batch: Any, evaluate_settings: Any = None) -> dict[str, list[Any]]:
         """Evaluate the batch, and pick each metric's inputs, from each chunk; they stay on the device."""
-        chunks = [batch] if self._batch_chunk_size is None else chunks_of(batch, self._batch_chunk_size)
         picked: dict[str, list[Any]] = {name: [] for name in self.metrics}
-        for chunk in chunks:
+        for chunk in self._chunking.chunks_of(batch):
             output = self._evaluate(chunk, evaluate_settings)
             for name, metric in self.metrics.items():
                 picked[name].append(metric.inputs(chunk, output))

@@ -36,7 +36,7 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
         checked.append(callback)
     ours = [callback for callback in checked if isinstance(callback, Callback)]
     _check_states(ours)
-    _check_metric_paths(ours)
+    _check_metric_paths(ours, RunLog.metric_paths(has_gradient_norm=trainer.clipping is not None))
     return checked
 
 
@@ -53,8 +53,8 @@ def _check_states(callbacks: Sequence[Callback]) -> None:
         names.add(callback.name)
 
 
-def _check_metric_paths(callbacks: Sequence[Callback]) -> None:
-    written = [*RunLog.metric_paths(), *(path for callback in callbacks for path in callback.metric_paths())]
+def _check_metric_paths(callbacks: Sequence[Callback], of_every_run: list[str]) -> None:
+    written = [*of_every_run, *(path for callback in callbacks for path in callback.metric_paths())]
     for callback in callbacks:
         for path in callback.required_metric_paths():
             if not any(_is_within(path, other) or _is_within(other, path) for other in written):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlpug.adapter import Adapter, Process
+from mlpug.adapter import Adapter, Clipping, Process
+from mlpug.chunks import ChunkableBatch, Chunking
 from mlpug.errors import ConfigurationError
 
 _ON_NON_FINITE = ("raise", "skip", "ignore")
@@ -24,9 +25,24 @@ class DefaultTrainer:
             training ends with `NonFiniteLoss`. ``"skip"``: the batch changes nothing but the random numbers, and is
             counted in the logs, ``training_params.skipped_batches``. Both look before the weights change, which makes
             the host wait for the device at each batch. ``"ignore"``: nobody looks.
+        batch_chunk_size: each batch of the dataset is computed in chunks of at most so many samples, one after the
+            other: the same update, with the memory of one chunk.
+        gradient_accumulation_steps: so many batches of the dataset make one batch. The last one of an epoch has those
+            that are left.
+        chunkable_batch_wrapper: with a batch_chunk_size, makes an object with ``__len__`` and slicing of a batch that
+            can't be cut by the first axis of its arrays.
+        gradient_clip_norm: the gradient of a batch is scaled down to this L2 norm, over all weights of an optimizer,
+            where it is larger. Its norm before that is in the logs, ``training.batch.gradient_norm``; with `math.inf`
+            it is only measured.
+        gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
+
+    Attributes:
+        chunking: how a batch is cut.
+        clipping: what is done to its gradient; None: nothing.
 
     Raises:
-        ConfigurationError: there is no optimizer, a name isn't a string, or on_non_finite is something else.
+        ConfigurationError: there is no optimizer, a name isn't a string, on_non_finite is something else, a size or a
+            number of steps is below 1, or gradients are to be clipped to nothing, or in both ways.
 
     >>> from mlpug.testing import FakeAdapter, GradientDescent, LinearRegression
     >>> model = LinearRegression(num_features=2)
@@ -38,7 +54,16 @@ class DefaultTrainer:
     """
 
     def __init__(
-        self, adapter: Adapter, optimizers: Any, model_components: Any = None, on_non_finite: str = "ignore"
+        self,
+        adapter: Adapter,
+        optimizers: Any,
+        model_components: Any = None,
+        on_non_finite: str = "ignore",
+        batch_chunk_size: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
+        gradient_clip_norm: float | None = None,
+        gradient_clip_value: float | None = None,
     ) -> None:
         if on_non_finite not in _ON_NON_FINITE:
             expected = ", ".join(f'"{choice}"' for choice in _ON_NON_FINITE)
@@ -47,6 +72,8 @@ class DefaultTrainer:
         self.optimizers = named(optimizers, "optimizers", "optimizer")
         self.model_components = {} if model_components is None else named(model_components, "model_components", "model")
         self.on_non_finite = on_non_finite
+        self.chunking = Chunking(batch_chunk_size, gradient_accumulation_steps, chunkable_batch_wrapper)
+        self.clipping = _clipping(gradient_clip_norm, gradient_clip_value)
         self.training_model: Any = None
 
     @property
@@ -92,8 +119,7 @@ class DefaultTrainer:
             raise ConfigurationError(
                 f"There is no optimizer {optimizer_name!r}; the optimizers are {', '.join(self.optimizers)}."
             )
-        is_number = isinstance(learning_rate, (int, float)) and not isinstance(learning_rate, bool)
-        if not is_number or not 0 <= learning_rate < math.inf:
+        if not _is_number(learning_rate) or not 0 <= learning_rate < math.inf:
             raise ConfigurationError(f"The learning rate must be a finite number of at least 0, not {learning_rate!r}.")
         self.adapter.set_learning_rate(optimizer_name, float(learning_rate))
 
@@ -119,3 +145,16 @@ def named(given: Any, argument: str, default_name: str) -> dict[str, Any]:
         if not isinstance(name, str):
             raise ConfigurationError(f"The names in {argument} must be strings, not {name!r}.")
     return by_name
+
+
+def _clipping(norm: float | None, value: float | None) -> Clipping | None:
+    for name, limit in (("gradient_clip_norm", norm), ("gradient_clip_value", value)):
+        if limit is not None and not (_is_number(limit) and limit > 0):
+            raise ConfigurationError(f"{name} must be a number above 0, or None for no clipping, not {limit!r}.")
+    if norm is not None and value is not None:
+        raise ConfigurationError("Gradients are clipped by gradient_clip_norm or by gradient_clip_value: give one.")
+    return None if norm is None and value is None else Clipping(norm, value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -34,7 +35,9 @@ class RunLog:
         completed_epochs: how many epochs ran to their end.
     """
 
-    def __init__(self, num_epochs: int, learning_rates: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self, num_epochs: int, learning_rates: Callable[[], Mapping[str, float]], to_host: Callable[[Any], Any]
+    ) -> None:
         self._batch = Logs()
         self._batch_params = Logs()
         self._durations: deque[float] = deque(maxlen=_DURATION_WINDOW)
@@ -52,6 +55,7 @@ class RunLog:
         self.completed_epochs = 0
         self._window_params = window_params
         self._learning_rates = learning_rates
+        self._to_host = to_host
         # A Lazy isn't used up when it is read: the same one serves each batch.
         self._lazy_learning_rate = Lazy(self._learning_rate)
         self._lazy_average_duration = Lazy(self._average_duration)
@@ -62,9 +66,10 @@ class RunLog:
         self._batch_started_at = self._epoch_started_at = 0.0
 
     @staticmethod
-    def metric_paths() -> list[str]:
-        """The metric paths that are there in every run."""
+    def metric_paths(has_gradient_norm: bool) -> list[str]:
+        """The metric paths that are there in every run, and in those whose gradients are clipped."""
         return [
+            *(["training.batch.gradient_norm"] if has_gradient_norm else []),
             "training.batch.did_update_model",
             "training_params.batch.duration",
             "training_params.batch.lr",
@@ -122,6 +127,8 @@ class RunLog:
         self._batches_done += 1
         self.step_output = output
         self._batch["did_update_model"] = did_update
+        if output.gradient_norm is not None:
+            self._batch["gradient_norm"] = Lazy(partial(self._to_host, output.gradient_norm))
         self._batch_params["duration"] = duration
         self._batch_params["lr"] = self._lazy_learning_rate
         self._window_params["duration"] = self._lazy_average_duration

@@ -29,6 +29,7 @@ class RunState:
         epochs: the dataset, with its order.
         num_epochs: how many epochs the run is to have.
         num_batches_per_epoch: how many batches an epoch has, where that is known.
+        group_size: how many of the dataset's batches make one.
     """
 
     def __init__(
@@ -39,13 +40,17 @@ class RunState:
         epochs: Epochs,
         num_epochs: int,
         num_batches_per_epoch: int | None,
+        group_size: int,
     ) -> None:
         self._adapter = adapter
         self._run_log = run_log
         self._callbacks = [callback for callback in callbacks if type(callback).get_state is not Callback.get_state]
         self._epochs = epochs
         self._num_epochs = num_epochs
-        self._num_batches_per_epoch = num_batches_per_epoch
+        self._place_in_data = {
+            "num_batches_per_epoch": num_batches_per_epoch,
+            "gradient_accumulation_steps": group_size,
+        }
         self._random: Any = None  # the random state of the latest rest
         self._marked: Position | None = None  # where that was
         self._resumed: dict[str, Any] | None = None
@@ -67,8 +72,7 @@ class RunState:
             "backend": self._adapter.backend,
             "configuration": {
                 "num_epochs": self._num_epochs,
-                "num_batches_per_epoch": self._num_batches_per_epoch,
-                "batch_size": _batch_size(self._epochs.dataset),
+                **self._batches(),
                 "num_processes": self._adapter.process.world_size,
                 "versions": _versions(),
             },
@@ -113,6 +117,10 @@ class RunState:
                 callback.set_state(state["callbacks"][callback.name])
         random_states.restore(self._epochs.random_at_start())
 
+    def _batches(self) -> dict[str, Any]:
+        """What the number of a batch within an epoch depends on."""
+        return {**self._place_in_data, "batch_size": _batch_size(self._epochs.dataset)}
+
     def _check(self, state: dict[str, Any], name: str) -> None:
         if state.get("kind") != "training":
             raise CheckpointMismatchError(
@@ -141,8 +149,7 @@ class RunState:
 
     def _check_place_in_data(self, found: dict[str, Any], name: str) -> None:
         """Within an epoch, so many batches mean something only where batches and epochs are the same."""
-        here = {"num_batches_per_epoch": self._num_batches_per_epoch, "batch_size": _batch_size(self._epochs.dataset)}
-        for what, expected in here.items():
+        for what, expected in self._batches().items():
             if found[what] != expected:
                 raise CheckpointMismatchError(
                     f"{name} was made within an epoch, where {what} was {found[what]}, and it is {expected} now, so "

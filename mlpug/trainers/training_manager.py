@@ -37,7 +37,8 @@ class TrainingManager:
         training_dataset: batches: a data loader, a list, a generator, any iterable; it may be endless.
         num_epochs: how often to go through the dataset.
         callbacks: mlpug's and the host trainer's own, called in this order.
-        num_batches_per_epoch: an epoch ends after this many batches. A dataset that doesn't know its length goes on
+        num_batches_per_epoch: an epoch ends after this many batches, in the sense of the trainer's
+            `gradient_accumulation_steps`. A dataset that doesn't know its length goes on
             in the next epoch where this one stopped; leave it out to train on all batches each epoch.
         experiment_data: anything that describes the experiment; callbacks find it as ``manager.experiment_data``.
         seed: makes the order of the data a function of (seed, epoch) alone. By default it is what the host trainer
@@ -78,9 +79,10 @@ class TrainingManager:
         self.trainer = trainer
         self.training_dataset = checked_dataset("training dataset", training_dataset)
         self.num_epochs = checked_count("num_epochs", num_epochs)
-        self.num_batches_per_epoch = _batches_per_epoch(training_dataset, num_batches_per_epoch)
+        group_size = trainer.chunking.gradient_accumulation_steps
+        self.num_batches_per_epoch = _batches_per_epoch(training_dataset, num_batches_per_epoch, group_size)
         self.experiment_data = experiment_data
-        self._run_log = RunLog(self.num_epochs, trainer.adapter.learning_rates)
+        self._run_log = RunLog(self.num_epochs, trainer.adapter.learning_rates, trainer.adapter.to_host)
         self._errors = CallbackErrors(on_callback_error)
         checked = checked_callbacks(callbacks, trainer)
         self._callbacks = [callback for callback in checked if isinstance(callback, Callback)]
@@ -88,6 +90,7 @@ class TrainingManager:
             self.training_dataset,
             self.num_batches_per_epoch,
             None if seed is None else checked_count("seed", seed, at_least=0),
+            group_size,
         )
         self._state = RunState(
             trainer.adapter,
@@ -96,6 +99,7 @@ class TrainingManager:
             self._epochs,
             num_epochs=self.num_epochs,
             num_batches_per_epoch=self.num_batches_per_epoch,
+            group_size=group_size,
         )
         self._rest = Rest(self._callbacks, self._state, self._run_log, self._errors, self._stop_again)
         self._listeners = self._as_listeners(checked)
@@ -195,6 +199,8 @@ class TrainingManager:
             on_non_finite={"raise": self._raise_non_finite, "skip": self._run_log.found_non_finite}.get(
                 self.trainer.on_non_finite
             ),
+            chunks_of=self.trainer.chunking.chunks_of if self.trainer.chunking.is_needed else None,
+            clipping=self.trainer.clipping,
             first_epoch=position.epoch,
             first_batch=position.batch,
         )
@@ -285,14 +291,16 @@ class TrainingManager:
                 logger.info("%s. All good! ❤️", ended)
 
 
-def _batches_per_epoch(dataset: Any, asked_for: int | None) -> int | None:
-    length = known_length(dataset)
+def _batches_per_epoch(dataset: Any, asked_for: int | None, group_size: int) -> int | None:
+    of_dataset = known_length(dataset)
+    length = None if of_dataset is None else -(-of_dataset // group_size)
     if asked_for is None:
         return length
     checked_count("num_batches_per_epoch", asked_for)
     if length is not None and length < asked_for:
+        of_several = "" if group_size == 1 else f" made of {group_size} of its own each"
         warnings.warn(
-            f"The training dataset has {length} batches, fewer than num_batches_per_epoch={asked_for}: "
+            f"The training dataset has {length} batches{of_several}, fewer than num_batches_per_epoch={asked_for}: "
             "each epoch ends with the dataset.",
             MlpugWarning,
             stacklevel=3,

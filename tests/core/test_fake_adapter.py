@@ -77,4 +77,4 @@ def test_scalars_come_to_the_host_as_numbers_and_arrays_as_they_are():
 
 
 def test_the_core_listens_to_every_event():
-    assert isinstance(RunLog(1, dict), Events)
+    assert isinstance(RunLog(1, dict, str), Events)
