@@ -14,7 +14,7 @@ from mlpug.trees import num_samples_in
 _RETURNS = (
     "Return the loss of the batch, or (loss, num_samples, auxiliary_results...), "
     'or a dict {"loss": ..., "num_samples": ..., "auxiliary_results": ...}; '
-    "the loss is a scalar, the mean over the batch's samples."
+    "the loss is a scalar, the mean over the batch's samples, or a dict with one for each optimizer, by its name."
 )
 
 
@@ -41,6 +41,17 @@ def checked_results(returned: Any) -> tuple[Any, Any, Any]:
     if loss is None:
         what = "None" if returned is None else f"a {type(returned).__name__} whose loss is None"
         raise TrainingModelError(f"The training model returned {what}. {_RETURNS}")
+    for each in loss.values() if isinstance(loss, Mapping) else [loss]:
+        _check_loss(each)
+    if len(getattr(num_samples, "shape", ())) > 0 or isinstance(num_samples, (str, bytes)):
+        raise TrainingModelError(
+            f"num_samples, the second of what the training model returned, must be a number, not a "
+            f"{type(num_samples).__name__}{tuple(getattr(num_samples, 'shape', ()))}. {_RETURNS}"
+        )
+    return loss, num_samples, auxiliary_results
+
+
+def _check_loss(loss: Any) -> None:
     shape = getattr(loss, "shape", None)
     if shape is None:
         if not isinstance(loss, (int, float)):
@@ -49,12 +60,12 @@ def checked_results(returned: Any) -> tuple[Any, Any, Any]:
         raise TrainingModelError(
             f"The training model's loss must be a scalar, not an array of shape {tuple(shape)}. {_RETURNS}"
         )
-    if len(getattr(num_samples, "shape", ())) > 0 or isinstance(num_samples, (str, bytes)):
-        raise TrainingModelError(
-            f"num_samples, the second of what the training model returned, must be a number, not a "
-            f"{type(num_samples).__name__}{tuple(getattr(num_samples, 'shape', ()))}. {_RETURNS}"
-        )
-    return loss, num_samples, auxiliary_results
+
+
+def _joined_loss(losses: Sequence[Any], mean: Callable[[list[Any]], Any]) -> Any:
+    if isinstance(losses[0], Mapping):
+        return {name: mean([loss[name] for loss in losses]) for name in losses[0]}
+    return mean(list(losses))
 
 
 def _parts(returned: Any) -> tuple[Any, Any, Any]:
@@ -122,7 +133,7 @@ def joined_outputs(
         return outputs[0]
     weights = [output.num_samples for output in outputs]
     return StepOutput(
-        loss=weighted_mean([output.loss for output in outputs], weights),
+        loss=_joined_loss([output.loss for output in outputs], lambda losses: weighted_mean(losses, weights)),
         num_samples=sum(weights[1:], weights[0]),
         auxiliary_results=joined(
             [output.auxiliary_results for output in outputs], concatenate, lambda values: weighted_mean(values, weights)

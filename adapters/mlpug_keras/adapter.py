@@ -19,9 +19,10 @@ from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
+from mlpug_keras.optimizers import Optimizers
 from mlpug_keras.signature import accepted
 from mlpug_keras.state import (
-    check_optimizer,
+    check_optimizers,
     load_model_state,
     load_native_state,
     load_optimizer_state,
@@ -35,12 +36,13 @@ class KerasAdapter:
     """Trains with Keras's ``fit``.
 
     Args:
-        optimizers: by name; one.
+        optimizers: by name.
         model_components: by name.
         step: the class of the backend's step.
         eager: whether steps run without being compiled.
         compile_kwargs: for the backend's compiler.
         signature: what a batch must be like, or None.
+        trainable_variables: what each optimizer trains, where there are several.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class KerasAdapter:
         eager: bool,
         compile_kwargs: Mapping[str, Any],
         signature: Any,
+        trainable_variables: Mapping[str, Any] | None = None,
     ) -> None:
-        self._name, self._optimizer = _the_optimizer(optimizers)
+        self._optimizers = Optimizers(optimizers, trainable_variables)
         self._model_components = dict(model_components)
         self._step = step
         self._eager = eager
@@ -79,21 +82,25 @@ class KerasAdapter:
     def set_training_model(self, training_model: Any) -> None:
         """Take a Keras model or layer."""
         model = TrainingModel(checked_training_model(training_model, self._model_components))
-        model.step = self._step(model, self._optimizer, self._eager, self._compile_kwargs, self._signature)
+        model.step = self._step(model, self._optimizers, self._eager, self._compile_kwargs, self._signature)
         if _is_built(model):
-            self._check_parameters(model)
-        model.compile(optimizer=self._optimizer, run_eagerly=self._eager)
+            self._optimizers.build(model)
+        (_, first), *_ = self._optimizers.items()  # Keras's own callbacks find one at the model
+        model.compile(optimizer=first, run_eagerly=self._eager)
         self._model = model
 
     def fit(self, run: Run) -> None:
         """Let Keras train."""
         model = self._model
-        feed = Feed(model, run, self._accept, lambda batch: self._build(batch, run.evaluate_settings()))
+        feed = Feed(
+            model, run, self._accept, self._step.concatenate, lambda chunk: self._build(chunk, run.evaluate_settings())
+        )
         callbacks = Callbacks(model, run, feed, self._load_natives, self._cut_short)
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
         model.evaluate_settings = run.evaluate_settings
         model.on_non_finite = run.on_non_finite
+        model.clipping = run.clipping
         model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
@@ -140,7 +147,7 @@ class KerasAdapter:
     def state(self) -> dict[str, Any]:
         """Weights and seeds, the optimizer, and what Keras's own callbacks remember."""
         check_is_whole(self._model.latest.is_updating)
-        optimizers = {self._name: optimizer_state(self._optimizer)}
+        optimizers = {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()}
         weights = model_state(self._model.training_model, self._model_components)
         return {**weights, "optimizers": optimizers, "keras": self._at_cut or native_state(self._listeners)}
 
@@ -159,18 +166,17 @@ class KerasAdapter:
         self._natives_to_load = state["keras"]
         model = self._model
         if _is_built(model):
-            if not self._optimizer.built:
-                self._optimizer.build(model.trainable_variables)
+            self._optimizers.build(model)
             self._load_weights()
 
     def learning_rates(self) -> dict[str, float]:
-        """That of the optimizer now, by its schedule if it has one."""
-        return {self._name: float(self._optimizer.learning_rate)}
+        """That of each optimizer now, by its schedule if it has one."""
+        return {name: float(optimizer.learning_rate) for name, optimizer in self._optimizers.items()}
 
     def set_learning_rate(self, optimizer_name: str, value: float) -> None:
         """Assign it; an optimizer that has a schedule of its own refuses."""
         try:
-            self._optimizer.learning_rate = value
+            self._optimizers[optimizer_name].learning_rate = value
         except (TypeError, AttributeError) as error:  # the second where it is a function
             raise ConfigurationError(
                 f"The optimizer {optimizer_name!r} has a schedule of its own, which sets its learning rate. Give the "
@@ -184,11 +190,10 @@ class KerasAdapter:
     def _build(self, batch: Any, settings: Any) -> None:
         """Create the variables of the layers and the optimizer, where they aren't there yet."""
         model = self._model
-        if not self._optimizer.built:
+        if not self._optimizers.is_built:
             if not _is_built(model):
                 model.step.build(batch, settings)
-            self._check_parameters(model)
-            self._optimizer.build(model.trainable_variables)
+            self._optimizers.build(model)
         self._load_weights()
 
     def _load_weights(self) -> None:
@@ -196,9 +201,10 @@ class KerasAdapter:
         if self._weights_to_load is None:
             return
         state, self._weights_to_load = self._weights_to_load, None
-        check_optimizer(self._name, self._optimizer, state["optimizers"])
+        check_optimizers(dict(self._optimizers.items()), state["optimizers"])
         load_model_state(self._model.training_model, self._model_components, state)
-        load_optimizer_state(self._optimizer, state["optimizers"][self._name])
+        for name, optimizer in self._optimizers.items():
+            load_optimizer_state(optimizer, state["optimizers"][name])
 
     def _load_natives(self) -> None:
         """What Keras's own callbacks remember of the run that is resumed."""
@@ -206,25 +212,7 @@ class KerasAdapter:
             state, self._natives_to_load = self._natives_to_load, None
             load_native_state(self._listeners, state)
 
-    def _check_parameters(self, model: TrainingModel) -> None:
-        if not model.trainable_variables:
-            raise ConfigurationError(
-                f"The optimizer {self._name!r} has no parameters: the training model has no trainable variables. Make "
-                "the model that you train an attribute of the training model, and don't freeze all of it."
-            )
-
 
 def _is_built(model: TrainingModel) -> bool:
     """Whether all layers inside the training model have their variables."""
     return all(layer.built for layer in model.training_model._flatten_layers(include_self=False))
-
-
-def _the_optimizer(optimizers: Mapping[str, Any]) -> tuple[str, Any]:
-    if len(optimizers) != 1:
-        raise ConfigurationError(f"On Keras there is one optimizer, not {len(optimizers)}: {', '.join(optimizers)}.")
-    ((name, optimizer),) = optimizers.items()
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise ConfigurationError(
-            f"The optimizer {name!r} must be a keras.optimizers.Optimizer of Keras 3, not {optimizer!r}."
-        )
-    return name, optimizer

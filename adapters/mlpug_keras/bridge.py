@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from mlpug.adapter import Events, Run
+from mlpug.chunks import Group, joined
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_keras.model import TrainingModel
 
@@ -25,17 +26,20 @@ class Feed(keras.callbacks.Callback):
         training_model: TrainingModel,
         run: Run,
         accept: Callable[[Any], Any],
+        concatenate: Callable[[list[Any]], Any],
         on_first: Callable[[Any], None],
     ) -> None:
         super().__init__()
         self._accept = accept
-        self._on_first: Callable[[Any], None] | None = on_first  # called with the first batch that is fetched
+        self._concatenate = concatenate
+        self._chunks_of = run.chunks_of or _as_one
+        self._on_first: Callable[[Any], None] | None = on_first  # called with the first chunk that is fetched
         self._model_of_ours = training_model
         self._dataset: Iterable[Any] = run.dataset
         self._num_batches = run.num_batches_per_epoch
         self._listeners = [listener for listener in run.listeners if not _is_native(listener)]
         self._batches: Iterator[Any] | None = None
-        self._fetched: list[Any] = []
+        self._fetched: list[tuple[Any, list[Any]]] = []  # a batch and its chunks
         self._resumed_at = run.first_batch  # of the epoch that comes next
         self._trained = 0  # batches of this epoch, here
         self._count = 0  # also those before the run was resumed
@@ -60,10 +64,11 @@ class Feed(keras.callbacks.Callback):
         model = self._model_of_ours
         latest = model.latest
         latest.batch = latest.step_output = None
+        latest.chunks = []
         if not model.stop_training:
             self._fetch()
         if self._fetched and not model.stop_training:
-            latest.batch = self._fetched.pop()
+            latest.batch, latest.chunks = self._fetched.pop()
             self._count += 1
             self._trained += 1
             return True
@@ -84,10 +89,18 @@ class Feed(keras.callbacks.Callback):
 
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:
-            self._fetched = [self._accept(batch) for batch in islice(self._batches, 1)]
+            self._fetched = [self._accepted(given) for given in islice(self._batches, 1)]
             if self._fetched and self._on_first is not None:
                 on_first, self._on_first = self._on_first, None
-                on_first(self._fetched[0])
+                (_, chunks) = self._fetched[0]
+                on_first(chunks[0])
+
+    def _accepted(self, given: Any) -> tuple[Any, list[Any]]:
+        if not isinstance(given, Group):
+            batch = self._accept(given)
+            return batch, self._chunks_of(batch)
+        group = Group(self._accept(each) for each in given)
+        return joined(group, self._concatenate), self._chunks_of(group)
 
 
 class Bridge(keras.callbacks.Callback):
@@ -191,6 +204,10 @@ def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
             getattr(listener, event)(*arguments)
     except StopIteration as error:
         raise EscapedStopIterationError(error) from error
+
+
+def _as_one(batch: Any) -> list[Any]:
+    return [batch]
 
 
 def _is_native(listener: Any) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
-from mlpug.adapter import StepOutput
+from mlpug.adapter import Clipping, StepOutput
 from mlpug.errors import ConfigurationError
-from mlpug.step_output import checked_results, counted
+from mlpug.step_output import checked_results
 from mlpug.stop_iteration import EscapedStopIterationError
 
 
@@ -36,6 +36,7 @@ class TrainingModel(keras.Model):
         evaluate_settings: gives those of the next step.
         on_non_finite: what a step calls that changed nothing because its loss or a gradient isn't finite; None: nobody
             looks.
+        clipping: what is done to gradients.
         has_native_callbacks: whether Keras's own callbacks listen.
     """
 
@@ -48,6 +49,7 @@ class TrainingModel(keras.Model):
         self.step: Any = None
         self.evaluate_settings: Callable[[], Any] = lambda: None
         self.on_non_finite: Callable[[StepOutput], None] | None = None
+        self.clipping: Clipping | None = None
         self.has_native_callbacks = False
 
     @property
@@ -80,13 +82,14 @@ class TrainingModel(keras.Model):
         if latest.batch is None:
             return {}  # an epoch without batches: Keras has to call this once, all the same
         looks = self.on_non_finite is not None
-        results, latest.did_update = self.step.train(latest.batch, self.evaluate_settings(), looks)
-        loss, num_samples, auxiliary_results = results
-        latest.step_output = StepOutput(loss, counted(num_samples, latest.batch), auxiliary_results)
-        if self.on_non_finite is not None and not latest.did_update:
+        output, latest.did_update, is_finite = self.step.train(
+            latest.chunks, self.evaluate_settings(), looks, self.clipping
+        )
+        latest.step_output = output
+        if self.on_non_finite is not None and not is_finite:
             self.on_non_finite(latest.step_output)
         # Keras makes Python numbers of these at each batch: only where somebody may look at them.
-        return {"loss": loss} if self.has_native_callbacks else {}
+        return {"loss": _total(output.loss)} if self.has_native_callbacks else {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         # fit leaves a state here at each batch on JAX. It is empty, and to track what is in it takes 20 µs.
@@ -110,10 +113,11 @@ class TrainingModel(keras.Model):
 class Latest:
     """What changes at each batch; kept off the model, which tracks what is set on it."""
 
-    __slots__ = ("batch", "did_update", "is_updating", "step_output")
+    __slots__ = ("batch", "chunks", "did_update", "is_updating", "step_output")
 
     def __init__(self) -> None:
         self.batch: Any = None
+        self.chunks: list[Any] = []  # of the batch
         self.step_output: StepOutput | None = None
         self.did_update = False
         self.is_updating = False  # an error at this moment leaves weights that are half updated
@@ -135,3 +139,8 @@ def checked_training_model(training_model: Any, model_components: dict[str, Any]
                 f"make it an attribute of {type(training_model).__name__}, or leave it out of model_components."
             )
     return training_model
+
+
+def _total(loss: Any) -> Any:
+    """One number for Keras's own callbacks, where each optimizer has a loss of its own."""
+    return sum(loss.values()) if isinstance(loss, Mapping) else loss

@@ -57,22 +57,23 @@ def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     }
 
 
-def check_optimizer(name: str, optimizer: keras.optimizers.Optimizer, state: Mapping[str, Any]) -> None:
-    """Refuse the state of another optimizer, or of the same on other parameters. The optimizer must be built."""
-    check_names("optimizers", [name], state)
-    expected, found = type(optimizer).__name__, state[name]["class"]
-    if expected != found:
-        raise CheckpointMismatchError(
-            f"The optimizer {name!r} is of the class {expected}, and in the checkpoint of {found}: "
-            "make the same optimizer to resume, or start a new run from the weights alone."
-        )
-    shapes = [tuple(variable.shape) for variable in optimizer.variables]
-    found_shapes = [tuple(array.shape) for array in state[name]["variables"].values()]
-    if shapes != found_shapes:
-        raise CheckpointMismatchError(
-            f"The optimizer {name!r} has other variables than in the checkpoint: expected the shapes {shapes}, "
-            f"found {found_shapes}."
-        )
+def check_optimizers(optimizers: Mapping[str, keras.optimizers.Optimizer], states: Mapping[str, Any]) -> None:
+    """Refuse the state of other optimizers, or of the same on other parameters. The optimizers must be built."""
+    check_names("optimizers", optimizers, states)
+    for name, optimizer in optimizers.items():
+        expected, found = type(optimizer).__name__, states[name]["class"]
+        if expected != found:
+            raise CheckpointMismatchError(
+                f"The optimizer {name!r} is of the class {expected}, and in the checkpoint of {found}: "
+                "make the same optimizer to resume, or start a new run from the weights alone."
+            )
+        shapes = [tuple(variable.shape) for variable in optimizer.variables]
+        found_shapes = [tuple(array.shape) for array in states[name]["variables"].values()]
+        if shapes != found_shapes:
+            raise CheckpointMismatchError(
+                f"The optimizer {name!r} has other variables than in the checkpoint: expected the shapes {shapes}, "
+                f"found {found_shapes}."
+            )
 
 
 def load_optimizer_state(optimizer: keras.optimizers.Optimizer, state: Mapping[str, Any]) -> None:

@@ -7,33 +7,46 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from mlpug.adapter import Clipping, StepOutput
+from mlpug.step_output import counted, joined_outputs
 from mlpug.trees import leaves
+from mlpug_keras.accumulation import added, count_in, mean_of, share, sum_dtype, weighted_mean
 from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
+from mlpug_keras.optimizers import Optimizers
 
 
 class Step:
-    """Loss, gradients and update, by `tf.function` unless it is to run eagerly."""
+    """Loss, gradients and update, by `tf.function` unless it is to run eagerly.
+
+    A batch of one chunk is computed by one function. Of more, each chunk is computed by a function that adds to the
+    sums of the gradients, and another one updates: so the memory is that of one chunk, and a batch of many chunks is
+    traced no longer than one of a few.
+    """
 
     compiler = staticmethod(tf.function)  # takes the compile_kwargs
 
     def __init__(
         self,
         model: TrainingModel,
-        optimizer: keras.optimizers.Optimizer,
+        optimizers: Optimizers,
         eager: bool,
         compile_kwargs: Mapping[str, Any],
         signature: Any,
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self._optimizers = optimizers
         self._eager = eager
         self._compile_kwargs = compile_kwargs
         self._signature = [] if signature is None else list(leaves(signature))
-        self._train = {looks: Compiled(partial(self._make_train, looks)) for looks in (False, True)}
+        self._train: dict[tuple[bool, Clipping | None], Compiled] = {}
+        self._add = Compiled(self._make_add)
+        self._finish: dict[tuple[bool, Clipping | None], Callable[..., Any]] = {}
         self._evaluate = Compiled(self._make_evaluate)
+        self._sums: _Sums | None = None
 
     @staticmethod
     def is_native(leaf: Any) -> bool:
@@ -60,6 +73,12 @@ class Step:
         return read
 
     @staticmethod
+    def concatenate(arrays: list[Any]) -> Any:
+        """Along the first axis; numpy's arrays stay numpy's."""
+        is_numpy = all(isinstance(array, np.ndarray) for array in arrays)
+        return np.concatenate(arrays) if is_numpy else tf.concat(arrays, axis=0)
+
+    @staticmethod
     def as_train_function(train: Callable[[], dict[str, Any]]) -> Callable[..., Any]:
         """What Keras calls on TensorFlow."""
         return lambda iterator: train()
@@ -72,62 +91,154 @@ class Step:
         with keras.StatelessScope():
             tf.function(function, autograph=False).get_concrete_function([tf.convert_to_tensor(a) for a in arrays])
 
-    def train(self, batch: Any, settings: Any, looks: bool) -> tuple[tuple[Any, Any, Any], bool]:
-        """Train on the batch; return (loss, num_samples, auxiliary_results), and whether the weights changed.
+    def train(
+        self, chunks: list[Any], settings: Any, looks: bool, clipping: Clipping | None
+    ) -> tuple[StepOutput, bool, bool]:
+        """Train on the chunks of a batch: what the model gave, whether the weights changed, and whether all is finite.
 
         Where `looks` is True, they and all else stay where the loss or a gradient isn't finite.
         """
-        function, arrays = self._train[looks].of(batch, settings)
         # XLA writes what a step changed when the step is done; without it, an error comes when some of it is written.
-        kept = [] if self._is_atomic else _values_of(self._model.non_trainable_variables)
+        is_atomic = self._is_atomic and len(chunks) == 1
+        kept = [] if is_atomic else _values_of(self._model.non_trainable_variables)
         try:
-            results, is_finite = function(arrays)
+            if len(chunks) == 1:
+                make = partial(self._make_train, looks, clipping)
+                function, arrays = self._train.setdefault((looks, clipping), Compiled(make)).of(chunks[0], settings)
+                (loss, num_samples, auxiliary_results), is_finite, has_moved, norm = function(arrays)
+                num_samples = counted(num_samples, chunks[0])
+            else:
+                output = self._add_up(chunks, settings)
+                loss, num_samples, auxiliary_results = output.loss, output.num_samples, output.auxiliary_results
+                is_finite, has_moved, norm = self._finished(looks, clipping, kept, output)
         except BaseException:
             _put_back(kept)
             raise
-        return results, not looks or bool(is_finite)
+        is_all_finite = is_finite is None or bool(is_finite)
+        did_update = is_all_finite and (has_moved is None or bool(has_moved))
+        return StepOutput(loss, num_samples, auxiliary_results, norm), did_update, is_all_finite
 
     def evaluate(self, batch: Any, settings: Any) -> tuple[Any, Any, Any]:
-        """The same of the batch in inference mode."""
+        """(loss, num_samples, auxiliary_results) of the batch in inference mode."""
         function, arrays = self._evaluate.of(batch, settings)
         results: tuple[Any, Any, Any] = function(arrays)
         return results
+
+    def _add_up(self, chunks: list[Any], settings: Any) -> StepOutput:
+        """What the model gave for the batch; its gradients are in the sums."""
+        if self._sums is None:
+            self._sums = _Sums(self._model.trainable_variables)
+        self._sums.start()
+        outputs = []
+        for chunk in chunks:
+            function, arrays = self._add.of(chunk, settings)
+            loss, num_samples, auxiliary_results = function([*arrays, np.float32(count_in(chunk))])
+            outputs.append(StepOutput(loss, counted(num_samples, chunk), auxiliary_results))
+        return joined_outputs(outputs, self.concatenate, weighted_mean)
+
+    def _finished(
+        self, looks: bool, clipping: Clipping | None, kept: list[tuple[Any, Any]], output: StepOutput
+    ) -> tuple[Any, Any, Any]:
+        """Update by the sums: whether all is finite, whether the weights moved (None: yes), and the gradient's norm."""
+        assert self._sums is not None
+        if not isinstance(output.num_samples, int) and not self._sums.weight > 0:
+            return None, False, None  # nothing in the batch counts
+        if (looks, clipping) not in self._finish:
+            self._finish[looks, clipping] = self._make_finish(looks, clipping)
+        losses = list(output.loss.values()) if isinstance(output.loss, Mapping) else [output.loss]
+        if looks and not all(_is_finite(loss) for loss in losses):
+            is_finite, has_moved, norm = False, False, None
+        else:
+            is_finite, has_moved, norm = self._finish[looks, clipping]([])
+        if looks and not is_finite:
+            without_seeds = {id(variable) for variable in self._model.kept_variables}
+            _put_back([pair for pair in kept if id(pair[0]) in without_seeds])
+        return is_finite, has_moved, norm
 
     @property
     def _is_atomic(self) -> bool:
         return not self._eager and bool(self._compile_kwargs.get("jit_compile", self._model.jit_compile))
 
-    def _make_train(self, looks: bool, join: Join, arrays: list[Any]) -> Callable[..., Any]:
-        def train(arrays: list[Any]) -> tuple[Any, Any]:
-            variables = self._model.trainable_variables
+    def _make_train(self, looks: bool, clipping: Clipping | None, join: Join, arrays: list[Any]) -> Callable[..., Any]:
+        def train(arrays: list[Any]) -> tuple[Any, Any, Any, Any]:
             # Read before the forward pass changes them.
             kept = _values_of(self._model.kept_variables) if looks else []
-            with tf.GradientTape() as tape:
-                loss, num_samples, auxiliary_results = self._results(join(arrays), inference_mode=False)
-                scaled_loss = self._optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled_loss, variables)
-            is_finite = self._are_finite(loss, gradients) if looks else None
-            if looks:
-                tf.cond(is_finite, lambda: self._update(gradients), lambda: _put_back(kept))
-            else:
-                self._update(gradients)
-            return (loss, num_samples, auxiliary_results), is_finite
+            results, gradients = self._gradients(join(arrays))
+            loss = results[0]
+            losses = list(loss.values()) if isinstance(loss, Mapping) else [loss]
+            return results, *self._update(gradients, clipping, self._looked_at(losses, gradients, looks), kept)
 
         return self._compiled(train, arrays)
 
-    def _update(self, gradients: list[Any]) -> None:
+    def _make_add(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
+        def add(arrays: list[Any]) -> tuple[Any, Any, Any]:
+            assert self._sums is not None
+            *of_chunk, count = arrays
+            results, gradients = self._gradients(join(of_chunk))
+            self._sums.add(gradients, count if results[1] is None else results[1])
+            return results
+
+        return self._compiled(add, [*arrays, np.float32(1)], is_chunk=True)
+
+    def _make_finish(self, looks: bool, clipping: Clipping | None) -> Callable[..., Any]:
+        def finish(_: list[Any]) -> tuple[Any, Any, Any]:
+            assert self._sums is not None
+            gradients = self._sums.means()
+            return self._update(gradients, clipping, self._looked_at([], gradients, looks), kept=[])
+
+        return self._compiled(finish, [], is_chunk=True)
+
+    def _gradients(self, batch_and_settings: tuple[Any, Any]) -> tuple[tuple[Any, Any, Any], list[Any]]:
+        """What the model gives for the batch, and the gradients; None where there is none."""
+        variables = self._model.trainable_variables
+        with tf.GradientTape(persistent=len(self._optimizers.owners) > 1) as tape:
+            results = self._results(batch_and_settings, inference_mode=False)
+            losses = self._optimizers.losses(results[0])
+        if len(losses) == 1:
+            return results, tape.gradient(losses[0], variables)
+        gradients: list[Any] = [None] * len(variables)
+        for owner, loss in zip(self._optimizers.owners, losses, strict=True):
+            for place, gradient in zip(owner.places, tape.gradient(loss, owner.of(variables)), strict=True):
+                gradients[place] = gradient
+        return results, gradients
+
+    def _looked_at(self, losses: list[Any], gradients: list[Any], looks: bool) -> list[Any] | None:
+        """What has to be finite; None: nobody looks."""
+        if not looks:
+            return None
+        # Infinite gradients are what a loss scaler works with: it leaves out such a step itself.
+        of_weights = [] if self._optimizers.are_scaled else [each for each in gradients if each is not None]
+        return [*losses, *of_weights]
+
+    def _update(
+        self, gradients: list[Any], clipping: Clipping | None, looked_at: list[Any] | None, kept: list[tuple[Any, Any]]
+    ) -> tuple[Any, Any, Any]:
+        """Whether all is finite (None: nobody looked), whether the weights moved (None: they did), and the norm."""
+        iterations = [tf.identity(variable.value) for variable in self._optimizers.iterations]
+        norm = None
+        is_finite = None if looked_at is None else tf.reduce_all(tf.stack([True, *map(_is_finite, looked_at)]))
+        if clipping is not None:
+            dense = [None if each is None else tf.convert_to_tensor(each) for each in gradients]
+            gradients, norm = self._optimizers.clipped(dense, clipping)
+        if is_finite is None:
+            self._apply(gradients)
+        else:
+            tf.cond(is_finite, lambda: self._apply(gradients), lambda: _put_back(kept))
+        if not self._optimizers.are_scaled:
+            return is_finite, None, norm
+        now = self._optimizers.iterations
+        moved = [variable.value != before for variable, before in zip(now, iterations, strict=True)]
+        return is_finite, tf.reduce_any(tf.stack(moved)), norm
+
+    def _apply(self, gradients: list[Any]) -> None:
         # Not before all of them are there: an error on the way must not leave weights that are half updated.
         latest = self._model.latest
+        variables = self._model.trainable_variables
         with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
             latest.is_updating = True
-            self._optimizer.apply(gradients, self._model.trainable_variables)
+            for owner in self._optimizers.owners:
+                owner.optimizer.apply(owner.of(gradients), owner.of(variables))
             latest.is_updating = False
-
-    def _are_finite(self, loss: Any, gradients: list[Any]) -> Any:
-        # Infinite gradients are what a loss scaler works with: it leaves out such a step itself.
-        is_scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
-        looked_at = [loss] if is_scaled else [loss, *(gradient for gradient in gradients if gradient is not None)]
-        return tf.reduce_all(tf.stack([_is_finite(value) for value in looked_at]))
 
     def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         return self._compiled(lambda arrays: self._results(join(arrays), inference_mode=True), arrays)
@@ -135,16 +246,57 @@ class Step:
     def _results(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, Any, Any]:
         return self._model.results(*batch_and_settings, inference_mode=inference_mode)
 
-    def _compiled(self, function: Callable[..., Any], example: list[Any]) -> Callable[..., Any]:
+    def _compiled(self, function: Callable[..., Any], example: list[Any], is_chunk: bool = False) -> Callable[..., Any]:
         if self._eager:
             return lambda arrays: function([tf.convert_to_tensor(array) for array in arrays])
         # With a signature one trace serves every batch; without, one for each shape, until TensorFlow relaxes them.
-        specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in self._signature]
+        specs = [_spec_of(spec, is_chunk) for spec in self._signature] if example else []
         rest = [tf.TensorSpec(array.shape, array.dtype) for array in example[len(specs) :]]
         shapes = {"input_signature": [specs + rest]} if specs else {"reduce_retracing": True}
         # By XLA where Keras's own fit would; it halves the time of a small step.
         options = {"jit_compile": self._model.jit_compile, **shapes, **self._compile_kwargs}
         return _Traced(tf.function(function, autograph=False, **options), has_signature=bool(specs))
+
+
+class _Sums:
+    """The sums of the gradients of a batch's chunks, by their weights."""
+
+    def __init__(self, variables: Iterable[Any]) -> None:
+        self._variables = list(variables)
+        with tf.init_scope():
+            self._totals = [
+                tf.Variable(tf.zeros(variable.shape, sum_dtype(variable)), trainable=False)
+                for variable in self._variables
+            ]
+            self.weight = tf.Variable(0.0, trainable=False)
+            self._reference = tf.Variable(0.0, trainable=False)
+        self._has_gradient = [False] * len(self._variables)  # known when a chunk was traced
+
+    def start(self) -> None:
+        """A batch begins."""
+        for total in (*self._totals, self.weight, self._reference):
+            total.assign(tf.zeros_like(total))
+
+    def add(self, gradients: list[Any], num_samples: Any) -> None:
+        weight, reference = share(num_samples, self._reference.value())
+        for number, (total, gradient) in enumerate(zip(self._totals, gradients, strict=True)):
+            if gradient is not None:
+                self._has_gradient[number] = True
+                total.assign(added(total.value(), tf.convert_to_tensor(gradient), weight))
+        self.weight.assign_add(weight)
+        self._reference.assign(reference)
+
+    def means(self) -> list[Any]:
+        """The gradients of the batch; None where no chunk had one."""
+        return [
+            mean_of(total.value(), self.weight.value(), variable.dtype) if has_gradient else None
+            for total, variable, has_gradient in zip(self._totals, self._variables, self._has_gradient, strict=True)
+        ]
+
+
+def _spec_of(spec: Any, is_chunk: bool) -> Any:
+    shape = [None, *spec.shape[1:]] if is_chunk and len(spec.shape) else spec.shape
+    return tf.TensorSpec(shape, spec.dtype)
 
 
 def _is_finite(value: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import keras
 
 import mlpug.trainers.default_trainer
+from mlpug.chunks import ChunkableBatch
 from mlpug.errors import ConfigurationError
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
@@ -24,7 +25,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
     """Describes what is trained, and how Keras trains it.
 
     Args:
-        optimizers: a `keras.optimizers.Optimizer`. It trains every trainable variable of the training model.
+        optimizers: a `keras.optimizers.Optimizer`, which trains every trainable variable of the training model, or
+            several by name.
         model_components: a Keras model or layer, or several by name: what is used after training.
         eager_mode: True runs each step without compiling it: slower, and easier to debug.
         compile_kwargs: for `tf.function` or `jax.jit`.
@@ -35,10 +37,23 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             ``"skip"`` or ``"ignore"``. The first two make the host wait for the device at each batch. Where the
             optimizer is a `keras.optimizers.LossScaleOptimizer`, it deals with the gradients, and the loss alone is
             looked at.
+        trainable_variables: where there are several optimizers, what each of them trains: for each name a layer, or a
+            list of layers and variables.
+        batch_chunk_size: each batch of the dataset is computed in chunks of at most so many samples, one after the
+            other: the same update, with the memory of one chunk. See the page on batches.
+        gradient_accumulation_steps: so many batches of the dataset make one batch, for callbacks, logs and schedules
+            too. The last one of an epoch has those that are left.
+        chunkable_batch_wrapper: with a batch_chunk_size, makes an object with ``__len__`` and slicing of a batch that
+            can't be cut by the first axis of its arrays.
+        gradient_clip_norm: the gradient of a batch is scaled down to this L2 norm, over all weights of an optimizer,
+            where it is larger. Its norm before that is in the logs, ``training.batch.gradient_norm``; with `math.inf`
+            it is only measured.
+        gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
 
     Raises:
-        ConfigurationError: not an optimizer of Keras 3, or more than one; compile_kwargs without compiling, or
-            with a name that the compiler doesn't take.
+        ConfigurationError: not an optimizer of Keras 3; several, and trainable_variables that are missing or overlap;
+            compile_kwargs without compiling, or with a name that the compiler doesn't take; and what the core's
+            `DefaultTrainer` refuses.
 
     >>> classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> trainer = DefaultTrainer(optimizers=keras.optimizers.SGD(0.5), model_components=classifier)
@@ -55,6 +70,12 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         compile_kwargs: Mapping[str, Any] | None = None,
         batch_data_signature: Any = None,
         on_non_finite: str = "ignore",
+        trainable_variables: Mapping[str, Any] | None = None,
+        batch_chunk_size: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
+        gradient_clip_norm: float | None = None,
+        gradient_clip_value: float | None = None,
     ) -> None:
         if eager_mode and compile_kwargs is not None:
             raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
@@ -66,8 +87,19 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             eager=eager_mode,
             compile_kwargs=compile_kwargs or {},
             signature=batch_data_signature,
+            trainable_variables=trainable_variables,
         )
-        super().__init__(adapter, optimizers, model_components, on_non_finite)
+        super().__init__(
+            adapter,
+            optimizers,
+            model_components,
+            on_non_finite=on_non_finite,
+            batch_chunk_size=batch_chunk_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            chunkable_batch_wrapper=chunkable_batch_wrapper,
+            gradient_clip_norm=gradient_clip_norm,
+            gradient_clip_value=gradient_clip_value,
+        )
 
 
 def _check_compile_kwargs(arguments: Mapping[str, Any]) -> None:

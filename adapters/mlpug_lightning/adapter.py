@@ -113,11 +113,10 @@ class LightningAdapter:
         module = TrainingModule(
             training_model=self._training_model,
             call_training_model=self._call,
-            optimizers=list(self._optimizers.values()),
+            optimizers=self._optimizers,
             model_components=self._model_components,
-            evaluate_settings=run.evaluate_settings,
+            run=run,
             on_cut_short=self._cut_short,
-            on_non_finite=run.on_non_finite,
         )
         module.keep_buffers = True
         return module

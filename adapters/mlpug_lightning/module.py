@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from mlpug.adapter import StepOutput
+from mlpug.adapter import Run, StepOutput
+from mlpug.chunks import Group, joined
 from mlpug.errors import ConfigurationError
-from mlpug.step_output import as_step_output
+from mlpug.step_output import as_step_output, joined_outputs
 from mlpug.stop_iteration import EscapedStopIterationError
+from mlpug_lightning.accumulation import Shares, clip, divide, gradients_of, weighted_mean
 from mlpug_lightning.batches import detached, to_device
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
@@ -30,6 +33,7 @@ _OPTIMIZATION_HOOKS = (
 class Latest:
     """What changes at each batch. It is kept off the module: setting an attribute of a module costs 2 µs each time."""
 
+    chunks: list[Any] = field(default_factory=list)  # of the batch
     step_output: StepOutput | None = None  # what the training model gave; None between batches
     did_update: bool = False  # whether the weights moved
     is_updating: bool = False  # whether an optimizer is at work: an error then leaves weights that are half updated
@@ -53,11 +57,10 @@ class TrainingModule(pl.LightningModule):
         self,
         training_model: torch.nn.Module,
         call_training_model: Callable[..., Any],
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Mapping[str, torch.optim.Optimizer],
         model_components: Mapping[str, Any],
-        evaluate_settings: Callable[[], Any],
+        run: Run,
         on_cut_short: Callable[[], None],
-        on_non_finite: Callable[[StepOutput], None] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -65,11 +68,13 @@ class TrainingModule(pl.LightningModule):
         modules = {name: part for name, part in model_components.items() if isinstance(part, torch.nn.Module)}
         self.model_components = torch.nn.ModuleDict(modules)
         self.latest = Latest()
-        self._given_optimizers = list(optimizers)
+        self._given_optimizers = list(optimizers.values())
+        self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
         self._call_training_model = _Unregistered(call_training_model)
-        self._evaluate_settings = evaluate_settings
+        self._run = run
         self._on_cut_short = on_cut_short
-        self._on_non_finite = on_non_finite
+        self._on_non_finite = run.on_non_finite
+        self._norms: dict[str, torch.Tensor] = {}
         self.keep_buffers = False
         self._kept_buffers: KeptBuffers | None = None
         self._update = self._update_directly
@@ -88,8 +93,11 @@ class TrainingModule(pl.LightningModule):
             self._kept_buffers = KeptBuffers(self)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Any nesting of tensors and numpy arrays."""
-        return self.trainer.precision_plugin.convert_input(to_device(batch, device))
+        """Any nesting of tensors and numpy arrays; several batches that make one are joined."""
+        given = self.trainer.precision_plugin.convert_input(to_device(batch, device))
+        batch = joined(given, torch.cat) if isinstance(given, Group) else given
+        self.latest.chunks = [batch] if self._run.chunks_of is None else self._run.chunks_of(given)
+        return batch
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         """Loss, gradients, update."""
@@ -97,27 +105,78 @@ class TrainingModule(pl.LightningModule):
         if self._kept_buffers is not None:
             self._kept_buffers.keep()
         latest.is_under_way = True
+        for optimizer in self._given_optimizers:
+            optimizer.zero_grad()
+        output, has_gradient = self._forward_and_backward(latest.chunks)
+        latest.step_output = output
+        latest.did_update = False
+        if self._on_non_finite is not None and not self._is_finite(output.loss):
+            self.undo_step()
+            self._on_non_finite(output)
+        elif has_gradient:
+            latest.is_updating = True
+            latest.did_update = self._update()
+            latest.is_updating = False
+            if self._norms:
+                norms, self._norms = self._norms, {}
+                norm = norms if len(self._given_optimizers) > 1 else next(iter(norms.values()))
+                latest.step_output = replace(output, gradient_norm=norm)
+        latest.is_under_way = False
+        return {"loss": output.loss}
+
+    def _forward_and_backward(self, chunks: list[Any]) -> tuple[StepOutput, bool]:
+        """Leave the gradient of the batch where the optimizers look for it; whether there is one."""
+        if len(chunks) == 1 and not self._is_distributed:
+            output = self._forward(chunks[0])
+            self._backward(output.loss)
+            return _without_graph(output), True
+        shares = Shares(self._mean_over_processes)
+        last = len(chunks) - 1
+        outputs = [self._add_gradient(chunk, shares, number == last) for number, chunk in enumerate(chunks)]
+        has_gradient = self._is_distributed or not shares.is_empty
+        if has_gradient:
+            divide(gradients_of(self._parameters_of_optimizers), shares.total())
+        return joined_outputs(outputs, torch.cat, weighted_mean), has_gradient
+
+    def _add_gradient(self, chunk: Any, shares: Shares, is_last: bool) -> StepOutput:
+        output = self._forward(chunk)
+        weight = shares.weigh(output.num_samples)
+        counts = not (isinstance(weight, float) and weight == 0.0)
+        if counts:
+            loss = output.loss if isinstance(weight, float) and weight == 1.0 else output.loss * weight
+        elif is_last and self._is_distributed:  # the others wait for this process's gradients, which add nothing
+            loss = sum(parameter.sum() for parameter in self._parameters_of_optimizers if parameter.requires_grad) * 0.0
+        if counts or (is_last and self._is_distributed):
+            with nullcontext() if is_last else self._without_synchronising():
+                self._backward(loss)
+        return _without_graph(output)
+
+    def _forward(self, chunk: Any) -> StepOutput:
         try:
-            for optimizer in self._given_optimizers:
-                optimizer.zero_grad()
             returned = self._call_training_model.function(
-                batch, evaluate_settings=self._evaluate_settings(), inference_mode=False
+                chunk, evaluate_settings=self._run.evaluate_settings(), inference_mode=False
             )
         except StopIteration as error:
             raise EscapedStopIterationError(error) from error
-        output = as_step_output(returned, batch)
-        loss = output.loss.detach()
-        latest.step_output = StepOutput(loss, output.num_samples, detached(output.auxiliary_results))
-        self._backward(output.loss)
-        if self._on_non_finite is None or self._is_finite(loss):
-            latest.is_updating = True
-            latest.did_update = self._update()
-            latest.is_updating = latest.is_under_way = False
-        else:
-            latest.did_update = False
-            self.undo_step()
-            self._on_non_finite(latest.step_output)
-        return {"loss": loss}
+        return as_step_output(returned, chunk)
+
+    @property
+    def _parameters_of_optimizers(self) -> list[torch.Tensor]:
+        groups = (group for optimizer in self._given_optimizers for group in optimizer.param_groups)
+        return [parameter for group in groups for parameter in group["params"]]
+
+    @property
+    def _is_distributed(self) -> bool:
+        return self.trainer.world_size > 1
+
+    def _mean_over_processes(self, number: float) -> Any:
+        if not self._is_distributed:
+            return number
+        return self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="mean")
+
+    def _without_synchronising(self) -> AbstractContextManager[Any]:
+        strategy: Any = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 
     def undo_step(self) -> None:
         """Give the buffers the values from before the step that is under way, if one is; the weights have theirs."""
@@ -132,6 +191,7 @@ class TrainingModule(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Runs after the callbacks' hook: let go of what the batch gave, and note whether the epoch ends here."""
         self.latest.step_output = None
+        self.latest.chunks = []
         self._cut_short_if(
             self.trainer.should_stop and not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         )
@@ -153,12 +213,20 @@ class TrainingModule(pl.LightningModule):
 
     def _update_directly(self) -> bool:
         for optimizer in self._given_optimizers:
+            if self._run.clipping is not None:
+                self.on_before_optimizer_step(optimizer)
             optimizer.step()
         # What Lightning's own wrapper of an optimizer does, so that global_step moves: native callbacks go by it.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
         return True
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip: here the gradients of the whole batch are there, without the scale of a loss scaler."""
+        if self._run.clipping is not None:
+            gradients = gradients_of(parameter for group in optimizer.param_groups for parameter in group["params"])
+            self._norms[self._names[id(optimizer)]] = clip(gradients, self._run.clipping)
 
     def _update_through_lightning(self) -> bool:
         optimizers = self.optimizers()
@@ -208,3 +276,7 @@ def checked_training_model(training_model: Any) -> torch.nn.Module:
             "Its forward takes (batch_data, evaluate_settings, inference_mode) and returns the loss."
         )
     return training_model
+
+
+def _without_graph(output: StepOutput) -> StepOutput:
+    return StepOutput(output.loss.detach(), output.num_samples, detached(output.auxiliary_results))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
 import mlpug.trainers.default_trainer
+from mlpug.chunks import ChunkableBatch
 from mlpug.errors import ConfigurationError
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
@@ -33,9 +34,9 @@ _OURS = {
     "max_steps": "pass TrainingManager(num_epochs=..., num_batches_per_epoch=...)",
     "min_steps": "pass TrainingManager(num_epochs=..., num_batches_per_epoch=...)",
     "limit_train_batches": "pass TrainingManager(num_batches_per_epoch=...)",
-    "accumulate_grad_batches": "it works in Lightning's automatic optimization only",
-    "gradient_clip_val": "it works in Lightning's automatic optimization only",
-    "gradient_clip_algorithm": "it works in Lightning's automatic optimization only",
+    "accumulate_grad_batches": "pass gradient_accumulation_steps=...",
+    "gradient_clip_val": "pass gradient_clip_norm=... or gradient_clip_value=...",
+    "gradient_clip_algorithm": "pass gradient_clip_norm=... or gradient_clip_value=...",
 }
 
 
@@ -50,13 +51,23 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         on_non_finite: what becomes of a batch whose loss, or a gradient of it, is NaN or infinite: ``"raise"``,
             ``"skip"`` or ``"ignore"``. The first two make the host wait for the device at each batch. Where Lightning
             scales the loss (16-mixed), its scaler deals with the gradients, and the loss alone is looked at.
+        batch_chunk_size: each batch of the dataset is computed in chunks of at most so many samples, one after the
+            other: the same update, with the memory of one chunk. See the page on batches.
+        gradient_accumulation_steps: so many batches of the dataset make one batch, for callbacks, logs and schedules
+            too. The last one of an epoch has those that are left.
+        chunkable_batch_wrapper: with a batch_chunk_size, makes an object with ``__len__`` and slicing of a batch that
+            can't be cut by the first axis of its arrays.
+        gradient_clip_norm: the gradient of a batch is scaled down to this L2 norm, over all weights of an optimizer,
+            where it is larger. Its norm before that is in the logs, ``training.batch.gradient_norm``; with `math.inf`
+            it is only measured.
+        gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
         lightning_trainer: a Lightning `Trainer` to train with, instead of one that is made here.
         lightning_arguments: anything else that a Lightning `Trainer` takes: accelerator, devices, num_nodes, strategy,
             precision, profiler, ...
 
     Raises:
         ConfigurationError: an argument that Lightning doesn't know, or that is mlpug's to set; an optimizer without
-            parameters.
+            parameters; and what the core's `DefaultTrainer` refuses.
 
     >>> classifier = torch.nn.Linear(4, 2)
     >>> optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
@@ -73,6 +84,11 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         eager_mode: bool = True,
         compile_kwargs: Mapping[str, Any] | None = None,
         on_non_finite: str = "ignore",
+        batch_chunk_size: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
+        gradient_clip_norm: float | None = None,
+        gradient_clip_value: float | None = None,
         lightning_trainer: pl.Trainer | None = None,
         **lightning_arguments: Any,
     ) -> None:
@@ -84,7 +100,17 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             model_components={} if model_components is None else named(model_components, "model_components", "model"),
             compile_model=None if eager_mode else partial(torch.compile, **(compile_kwargs or {})),
         )
-        super().__init__(adapter, optimizers, model_components, on_non_finite)
+        super().__init__(
+            adapter,
+            optimizers,
+            model_components,
+            on_non_finite=on_non_finite,
+            batch_chunk_size=batch_chunk_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            chunkable_batch_wrapper=chunkable_batch_wrapper,
+            gradient_clip_norm=gradient_clip_norm,
+            gradient_clip_value=gradient_clip_value,
+        )
 
 
 def _lightning_trainer(given: pl.Trainer | None, arguments: Mapping[str, Any]) -> pl.Trainer:

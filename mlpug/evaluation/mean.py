@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SCALE = 1074  # 2**-1074 is the smallest float above zero: every finite float is a whole number of them
@@ -14,7 +14,7 @@ class WeightedMean:
     """Mean of a number from each batch, weighted by its number of samples; a `StreamingMetric`.
 
     It is the true mean, rounded once: it doesn't depend on the order of the batches. Where nothing weighs anything it
-    is NaN.
+    is NaN. A dict of numbers, such as a loss for each optimizer, gives a dict of means.
 
     >>> mean = WeightedMean()
     >>> mean.update(1.0, 3)
@@ -24,19 +24,19 @@ class WeightedMean:
     """
 
     def __init__(self) -> None:
-        self._mean = _ExactMean()
+        self._means = _Means()
 
     def update(self, value: Any, weight: Any = 1) -> None:
         """Take a number, or a scalar array of any library, and its weight."""
-        self._mean.add(float(value), float(weight))
+        self._means.add(value, float(weight))
 
-    def compute(self) -> float:
+    def compute(self) -> Any:
         """The mean of everything taken since the last reset."""
-        return self._mean.value()
+        return self._means.value()
 
     def reset(self) -> None:
         """Forget everything."""
-        self._mean = _ExactMean()
+        self._means = _Means()
 
 
 class SlidingMean:
@@ -53,10 +53,10 @@ class SlidingMean:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._window: deque[list[tuple[float, float]]] = deque()
-        self._mean = _ExactMean()
+        self._window: deque[list[tuple[Any, float]]] = deque()
+        self._mean = _Means()
 
-    def add(self, batch: Iterable[tuple[float, float]]) -> None:
+    def add(self, batch: Iterable[tuple[Any, float]]) -> None:
         """Take the newest batch, as (value, weight) of each of its chunks; the oldest leaves a full window."""
         chunks = list(batch)
         self._window.append(chunks)
@@ -66,17 +66,49 @@ class SlidingMean:
             for value, weight in self._window.popleft():
                 self._mean.add(value, weight, -1)
 
-    def get_state(self) -> list[list[float]]:
+    def get_state(self) -> list[list[Any]]:
         """The window: for each batch the value and weight of each chunk, one after the other."""
         return [[number for chunk in chunks for number in chunk] for chunks in self._window]
 
-    def set_state(self, state: list[list[float]]) -> None:
+    def set_state(self, state: list[list[Any]]) -> None:
         """Take the window of an earlier mean; this one has none yet."""
         for numbers in state:
             self.add(zip(numbers[::2], numbers[1::2], strict=True))
 
-    def value(self) -> float:
+    def value(self) -> Any:
         """The mean over the window; NaN where it is empty or weighs nothing."""
+        return self._mean.value()
+
+
+def as_numbers(value: Any) -> Any:
+    """A scalar of any library as a float, or a dict of them.
+
+    >>> import numpy as np
+    >>> as_numbers({"generator": np.float32(0.5)})
+    {'generator': 0.5}
+    """
+    if isinstance(value, Mapping):
+        return {name: float(number) for name, number in value.items()}
+    return float(value)
+
+
+class _Means:
+    """The mean of numbers, or of dicts of them: that of each name."""
+
+    def __init__(self) -> None:
+        self._mean = _ExactMean()
+        self._by_name: dict[str, _ExactMean] = {}
+
+    def add(self, value: Any, weight: float, count: int = 1) -> None:
+        if isinstance(value, Mapping):
+            for name, number in value.items():
+                self._by_name.setdefault(name, _ExactMean()).add(float(number), weight, count)
+        else:
+            self._mean.add(float(value), weight, count)
+
+    def value(self) -> Any:
+        if self._by_name:
+            return {name: mean.value() for name, mean in self._by_name.items()}
         return self._mean.value()
 
 

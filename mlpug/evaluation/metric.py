@@ -104,7 +104,7 @@ class _Averaged:
         self._settle()
         self._on_device.append(picked)
 
-    def value(self) -> float:
+    def value(self) -> Any:
         self._settle()
         return self._mean.compute()
 
@@ -142,7 +142,7 @@ def value_and_weight(picked: Any) -> tuple[Any, Any]:
     >>> value_and_weight(0.5), value_and_weight((0.5, 32)), value_and_weight({"weight": 32, "value": 0.5})
     ((0.5, 1), (0.5, 32), (0.5, 32))
     """
-    if isinstance(picked, dict):
+    if isinstance(picked, dict) and "value" in picked:
         return picked["value"], picked.get("weight", 1)
     value, weight = picked if isinstance(picked, tuple) else (picked, 1)
     return value, weight

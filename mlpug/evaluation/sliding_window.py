@@ -6,7 +6,7 @@ from collections import deque
 from itertools import chain, islice
 from typing import Any, Protocol
 
-from mlpug.evaluation.mean import SlidingMean, WeightedMean
+from mlpug.evaluation.mean import SlidingMean, WeightedMean, as_numbers
 from mlpug.evaluation.metric import Metric, ToHost, value_and_weight
 from mlpug.plain import from_plain, to_plain
 
@@ -60,7 +60,7 @@ class _MeanWindow:
     def set_state(self, state: Any) -> None:
         self._mean.set_state(state)
 
-    def value(self) -> float:
+    def value(self) -> Any:
         self._settle()
         return self._mean.value()
 
@@ -68,7 +68,7 @@ class _MeanWindow:
         # One transfer for all of them, where the backend can do that.
         read = iter(self._to_host([value_and_weight(chunk) for inputs in self._unread for chunk in inputs]))
         for inputs in self._unread:
-            self._mean.add((float(value), float(weight)) for value, weight in islice(read, len(inputs)))
+            self._mean.add((as_numbers(value), float(weight)) for value, weight in islice(read, len(inputs)))
         self._unread.clear()
 
 

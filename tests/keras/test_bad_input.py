@@ -56,10 +56,40 @@ def test_an_argument_that_the_compiler_doesnt_take_is_refused(backend):
         backend.trainer(eager_mode=False, compile_kwargs={"jit_compil": True})
 
 
-def test_two_optimizers_are_refused(backend):
+def two_optimizers(backend, trainable_variables):
     optimizers = {"first": keras.optimizers.SGD(), "second": keras.optimizers.SGD()}
-    with pytest.raises(ConfigurationError, match="one optimizer, not 2: first, second"):
-        backend.mlp.trainers.DefaultTrainer(optimizers=optimizers, model_components=backend.model)
+    return backend.mlp.trainers.DefaultTrainer(
+        optimizers=optimizers, model_components=backend.model, trainable_variables=trainable_variables
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (lambda model: None, "2 optimizers, first, second.*pass trainable_variables="),
+        (lambda model: {"first": model}, "an entry for each optimizer, first, second, and has first"),
+        (lambda model: [model, model], "an entry for each optimizer, first, second, and has \\["),
+        (lambda model: {"first": model, "second": "all"}, r"trainable_variables\['second'\] must be a layer.*'all' is"),
+        (lambda model: {"first": model, "second": model.layers[-1]}, "two optimizers, 'first' and 'second': each var"),
+    ],
+    ids=["none", "one only", "not by name", "not a layer", "overlapping"],
+)
+def test_two_optimizers_have_to_know_what_they_train(backend, parts, message):
+    with pytest.raises(ConfigurationError, match=message):
+        two_optimizers(backend, parts(backend.model))
+
+
+def test_a_variable_that_no_optimizer_trains_is_named(backend):
+    first, *_, last = [layer for layer in backend.model.layers if layer.trainable_variables]
+    trainer = two_optimizers(backend, {"first": last.kernel, "second": last.bias})
+    with pytest.raises(ConfigurationError, match=f"No optimizer trains .*{first.name}/kernel.*freeze them"):
+        trainer.set_training_model(backend.training_model())
+
+
+def test_an_optimizer_with_keras_own_accumulation_is_refused(backend):
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    with pytest.raises(ConfigurationError, match="pass gradient_accumulation_steps to DefaultTrainer"):
+        backend.mlp.trainers.DefaultTrainer(optimizers=optimizer, model_components=backend.model)
 
 
 def test_a_model_component_that_would_not_be_trained_is_refused(backend):
