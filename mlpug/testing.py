@@ -168,7 +168,8 @@ class FakeAdapter:
             return output, False
         total = output.num_samples if len(chunks) > 1 else 1
         gradients = {name: value / total for name, value in sums.items()}
-        looked_at = (output.loss, *gradients.values()) if run.on_non_finite is not None else ()
+        losses = output.loss.values() if isinstance(output.loss, Mapping) else [output.loss]
+        looked_at = (*losses, *gradients.values()) if run.on_non_finite is not None else ()
         if not all(np.isfinite(value).all() for value in looked_at):
             assert run.on_non_finite is not None
             run.on_non_finite(output)

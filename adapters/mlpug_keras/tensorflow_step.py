@@ -13,10 +13,11 @@ import tensorflow as tf
 from mlpug.adapter import Clipping, StepOutput
 from mlpug.step_output import counted, joined_outputs
 from mlpug.trees import leaves
-from mlpug_keras.accumulation import added, count_in, mean_of, share, sum_dtype, weighted_mean
+from mlpug_keras.accumulation import count_in, weighted_mean
 from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.optimizers import Optimizers
+from mlpug_keras.tensorflow_parts import Sums, Traced
 
 
 class Step:
@@ -46,7 +47,7 @@ class Step:
         self._add = Compiled(self._make_add)
         self._finish: dict[tuple[bool, Clipping | None], Callable[..., Any]] = {}
         self._evaluate = Compiled(self._make_evaluate)
-        self._sums: _Sums | None = None
+        self._sums: Sums | None = None
 
     @staticmethod
     def is_native(leaf: Any) -> bool:
@@ -127,7 +128,7 @@ class Step:
     def _add_up(self, chunks: list[Any], settings: Any) -> StepOutput:
         """What the model gave for the batch; its gradients are in the sums."""
         if self._sums is None:
-            self._sums = _Sums(self._model.trainable_variables)
+            self._sums = Sums(self._model.trainable_variables)
         self._sums.start()
         outputs = []
         for chunk in chunks:
@@ -255,43 +256,7 @@ class Step:
         shapes = {"input_signature": [specs + rest]} if specs else {"reduce_retracing": True}
         # By XLA where Keras's own fit would; it halves the time of a small step.
         options = {"jit_compile": self._model.jit_compile, **shapes, **self._compile_kwargs}
-        return _Traced(tf.function(function, autograph=False, **options), has_signature=bool(specs))
-
-
-class _Sums:
-    """The sums of the gradients of a batch's chunks, by their weights."""
-
-    def __init__(self, variables: Iterable[Any]) -> None:
-        self._variables = list(variables)
-        with tf.init_scope():
-            self._totals = [
-                tf.Variable(tf.zeros(variable.shape, sum_dtype(variable)), trainable=False)
-                for variable in self._variables
-            ]
-            self.weight = tf.Variable(0.0, trainable=False)
-            self._reference = tf.Variable(0.0, trainable=False)
-        self._has_gradient = [False] * len(self._variables)  # known when a chunk was traced
-
-    def start(self) -> None:
-        """A batch begins."""
-        for total in (*self._totals, self.weight, self._reference):
-            total.assign(tf.zeros_like(total))
-
-    def add(self, gradients: list[Any], num_samples: Any) -> None:
-        weight, reference = share(num_samples, self._reference.value())
-        for number, (total, gradient) in enumerate(zip(self._totals, gradients, strict=True)):
-            if gradient is not None:
-                self._has_gradient[number] = True
-                total.assign(added(total.value(), tf.convert_to_tensor(gradient), weight))
-        self.weight.assign_add(weight)
-        self._reference.assign(reference)
-
-    def means(self) -> list[Any]:
-        """The gradients of the batch; None where no chunk had one."""
-        return [
-            mean_of(total.value(), self.weight.value(), variable.dtype) if has_gradient else None
-            for total, variable, has_gradient in zip(self._totals, self._variables, self._has_gradient, strict=True)
-        ]
+        return Traced(tf.function(function, autograph=False, **options), has_signature=bool(specs))
 
 
 def _spec_of(spec: Any, is_chunk: bool) -> Any:
@@ -312,32 +277,3 @@ def _values_of(variables: Iterable[Any]) -> list[tuple[Any, Any]]:
 def _put_back(kept: list[tuple[Any, Any]]) -> None:
     for variable, value in kept:
         variable.assign(value)
-
-
-class _Traced:
-    """Calls the trace of a `tf.function` that fits the arrays.
-
-    Called itself, it looks for the trace anew each time: that takes 140 µs, a third of a small step.
-    """
-
-    def __init__(self, function: Any, has_signature: bool) -> None:
-        self._function = function
-        self._has_signature = has_signature
-        self._traces: dict[Any, Callable[..., Any]] = {}
-
-    def __call__(self, arrays: list[Any]) -> Any:
-        tensors = [array if isinstance(array, tf.Tensor) else _as_tensor(array) for array in arrays]
-        key = None if self._has_signature else tuple([_spec(tensor) for tensor in tensors])
-        trace = self._traces.get(key)
-        if trace is None:
-            given = () if self._has_signature else ([tf.type_spec_from_value(tensor) for tensor in tensors],)
-            trace = self._traces[key] = self._function.get_concrete_function(*given)
-        return trace(tensors)
-
-
-def _as_tensor(array: Any) -> Any:
-    return array if hasattr(array, "_type_spec") else tf.convert_to_tensor(array)
-
-
-def _spec(tensor: Any) -> Any:
-    return (tensor.shape, tensor.dtype) if isinstance(tensor, tf.Tensor) else tensor._type_spec

@@ -2,12 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from mlpug.adapter import Clipping
+from mlpug.adapter import Clipping, StepOutput
+from mlpug.errors import TrainingModelError
+from mlpug.step_output import joined_outputs
+from mlpug_lightning.batches import detached
+
+
+class BatchGradient:
+    """Leaves the gradient of a batch where the optimizers look for it.
+
+    Args:
+        forward: what the training model gives for a chunk, with these evaluate settings.
+        backward: as `torch.autograd.backward`.
+        optimizers: by name.
+        trainer: Lightning's.
+        device: of the model.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Any, Any], StepOutput],
+        backward: Callable[..., None],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        trainer: Any,
+        device: torch.device,
+    ) -> None:
+        self._forward = forward
+        self._backward = backward
+        self._optimizers = optimizers
+        self._strategy = trainer.strategy
+        self._num_processes = trainer.world_size
+        self._device = device
+
+    def of(self, chunks: list[Any], settings: Any) -> tuple[StepOutput, bool]:
+        """What the model gives for the batch, and whether it has a gradient: not so where nothing in it counts."""
+        if len(chunks) == 1 and self._num_processes == 1:
+            output = self._forward(chunks[0], settings)
+            self._add(output.loss, 1.0)
+            return _without_graph(output), True
+        shares = Shares(self._mean_over_processes)
+        last = len(chunks) - 1
+        outputs = [self._add_chunk(chunk, settings, shares, number == last) for number, chunk in enumerate(chunks)]
+        if self._num_processes == 1 and shares.is_empty:
+            return joined_outputs(outputs, torch.cat, weighted_mean), False
+        if isinstance(outputs[0].loss, Mapping) and self._num_processes > 1:
+            self._average_over_processes()
+        divide(gradients_of(self._parameters), shares.total())
+        return joined_outputs(outputs, torch.cat, weighted_mean), True
+
+    def _add_chunk(self, chunk: Any, settings: Any, shares: Shares, is_last: bool) -> StepOutput:
+        output = self._forward(chunk, settings)
+        weight = shares.weigh(output.num_samples)
+        synchronises = is_last and self._num_processes > 1 and not isinstance(output.loss, Mapping)
+        with nullcontext() if synchronises else self._without_synchronising():
+            if not _is(weight, 0.0):
+                self._add(output.loss, weight)
+            elif synchronises:  # the others wait for this process's gradients, which add nothing
+                weights = [parameter for parameter in self._parameters if parameter.requires_grad]
+                self._backward(torch.stack([parameter.sum() for parameter in weights]).sum() * 0.0)
+        return _without_graph(output)
+
+    def _add(self, loss: Any, weight: Any) -> None:
+        """Add the gradient of a loss; where there is one for each optimizer, to its own weights only."""
+        if not isinstance(loss, Mapping):
+            self._backward(loss if _is(weight, 1.0) else loss * weight)
+            return
+        if loss.keys() != self._optimizers.keys():
+            raise TrainingModelError(
+                f"The training model returned losses for {', '.join(map(str, loss))}, and the optimizers are "
+                f"{', '.join(self._optimizers)}: return one loss for all of them, or one for each by its name."
+            )
+        *others, last = self._optimizers
+        for name in (*others, last):
+            own = [parameter for parameter in parameters_of(self._optimizers[name]) if parameter.requires_grad]
+            self._backward(loss[name] * weight, inputs=own, retain_graph=name != last)
+
+    @property
+    def _parameters(self) -> list[torch.Tensor]:
+        return [parameter for optimizer in self._optimizers.values() for parameter in parameters_of(optimizer)]
+
+    def _mean_over_processes(self, number: float) -> Any:
+        if self._num_processes == 1:
+            return number
+        return self._strategy.reduce(torch.tensor(number, device=self._device), reduce_op="mean")
+
+    def _average_over_processes(self) -> None:
+        """What a strategy does in a backward pass, which it takes to be the only one of a batch."""
+        for parameter in self._parameters:
+            if parameter.requires_grad:
+                if parameter.grad is None:  # here, and perhaps not in another process
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self._num_processes
+
+    def _without_synchronising(self) -> AbstractContextManager[Any]:
+        blocked: Callable[[], AbstractContextManager[Any]] = getattr(self._strategy, "block_backward_sync", nullcontext)
+        return blocked()
 
 
 class Shares:
@@ -52,6 +148,15 @@ def _or_one(number: Any) -> Any:
     return number + (number == 0)  # without a look at it, which may be on a device
 
 
+def _is(weight: Any, number: float) -> bool:
+    """Without a look at what may be on a device."""
+    return isinstance(weight, float) and weight == number
+
+
+def _without_graph(output: StepOutput) -> StepOutput:
+    return StepOutput(detached(output.loss), output.num_samples, detached(output.auxiliary_results))
+
+
 def weighted_mean(values: list[Any], weights: list[Any]) -> Any:
     """Of numbers and scalar tensors; what weighs nothing counts nothing.
 
@@ -69,6 +174,11 @@ def weighted_mean(values: list[Any], weights: list[Any]) -> Any:
     return mean.to(tensors[0].device) if tensors and isinstance(mean, torch.Tensor) else mean
 
 
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Those that it updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def gradients_of(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Those that there are, each once."""
     by_id = {id(parameter): parameter.grad for parameter in parameters}
@@ -78,7 +188,7 @@ def gradients_of(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 @torch.no_grad()
 def divide(gradients: list[torch.Tensor], total: Any) -> None:
     """Each gradient by a number, in place."""
-    if gradients and not (isinstance(total, float) and total == 1.0):
+    if gradients and not _is(total, 1.0):
         torch._foreach_div_(gradients, total)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from mlpug.adapter import Run, StepOutput
 from mlpug.chunks import Group, joined
 from mlpug.errors import ConfigurationError
-from mlpug.step_output import as_step_output, joined_outputs
+from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import EscapedStopIterationError
-from mlpug_lightning.accumulation import Shares, clip, divide, gradients_of, weighted_mean
-from mlpug_lightning.batches import detached, to_device
+from mlpug_lightning.accumulation import BatchGradient, clip, gradients_of, parameters_of
+from mlpug_lightning.batches import to_device
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.non_finite import are_finite
@@ -78,7 +77,7 @@ class TrainingModule(pl.LightningModule):
         self.keep_buffers = False
         self._kept_buffers: KeptBuffers | None = None
         self._update = self._update_directly
-        self._backward: Callable[[torch.Tensor], None] = torch.autograd.backward
+        self._gradient: BatchGradient | None = None
 
     def configure_optimizers(self) -> Any:
         """The user's own."""
@@ -86,9 +85,12 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Choose how to update, now that strategy, precision and callbacks are known."""
+        backward: Callable[..., None] = torch.autograd.backward
         if not self._nobody_listens():
             self._update = self._update_through_lightning
-            self._backward = self.manual_backward
+            backward = self.manual_backward
+        optimizers = {self._names[id(optimizer)]: optimizer for optimizer in self._given_optimizers}
+        self._gradient = BatchGradient(self._forward, backward, optimizers, self.trainer, self.device)
         if self.keep_buffers or self._on_non_finite is not None:
             self._kept_buffers = KeptBuffers(self)
 
@@ -99,7 +101,7 @@ class TrainingModule(pl.LightningModule):
         self.latest.chunks = [batch] if self._run.chunks_of is None else self._run.chunks_of(given)
         return batch
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Loss, gradients, update."""
         latest = self.latest
         if self._kept_buffers is not None:
@@ -107,7 +109,8 @@ class TrainingModule(pl.LightningModule):
         latest.is_under_way = True
         for optimizer in self._given_optimizers:
             optimizer.zero_grad()
-        output, has_gradient = self._forward_and_backward(latest.chunks)
+        assert self._gradient is not None
+        output, has_gradient = self._gradient.of(latest.chunks, self._run.evaluate_settings())
         latest.step_output = output
         latest.did_update = False
         if self._on_non_finite is not None and not self._is_finite(output.loss):
@@ -122,61 +125,14 @@ class TrainingModule(pl.LightningModule):
                 norm = norms if len(self._given_optimizers) > 1 else next(iter(norms.values()))
                 latest.step_output = replace(output, gradient_norm=norm)
         latest.is_under_way = False
-        return {"loss": output.loss}
+        return {"loss": sum(output.loss.values()) if isinstance(output.loss, Mapping) else output.loss}
 
-    def _forward_and_backward(self, chunks: list[Any]) -> tuple[StepOutput, bool]:
-        """Leave the gradient of the batch where the optimizers look for it; whether there is one."""
-        if len(chunks) == 1 and not self._is_distributed:
-            output = self._forward(chunks[0])
-            self._backward(output.loss)
-            return _without_graph(output), True
-        shares = Shares(self._mean_over_processes)
-        last = len(chunks) - 1
-        outputs = [self._add_gradient(chunk, shares, number == last) for number, chunk in enumerate(chunks)]
-        has_gradient = self._is_distributed or not shares.is_empty
-        if has_gradient:
-            divide(gradients_of(self._parameters_of_optimizers), shares.total())
-        return joined_outputs(outputs, torch.cat, weighted_mean), has_gradient
-
-    def _add_gradient(self, chunk: Any, shares: Shares, is_last: bool) -> StepOutput:
-        output = self._forward(chunk)
-        weight = shares.weigh(output.num_samples)
-        counts = not (isinstance(weight, float) and weight == 0.0)
-        if counts:
-            loss = output.loss if isinstance(weight, float) and weight == 1.0 else output.loss * weight
-        elif is_last and self._is_distributed:  # the others wait for this process's gradients, which add nothing
-            loss = sum(parameter.sum() for parameter in self._parameters_of_optimizers if parameter.requires_grad) * 0.0
-        if counts or (is_last and self._is_distributed):
-            with nullcontext() if is_last else self._without_synchronising():
-                self._backward(loss)
-        return _without_graph(output)
-
-    def _forward(self, chunk: Any) -> StepOutput:
+    def _forward(self, chunk: Any, settings: Any) -> StepOutput:
         try:
-            returned = self._call_training_model.function(
-                chunk, evaluate_settings=self._run.evaluate_settings(), inference_mode=False
-            )
+            returned = self._call_training_model.function(chunk, evaluate_settings=settings, inference_mode=False)
         except StopIteration as error:
             raise EscapedStopIterationError(error) from error
         return as_step_output(returned, chunk)
-
-    @property
-    def _parameters_of_optimizers(self) -> list[torch.Tensor]:
-        groups = (group for optimizer in self._given_optimizers for group in optimizer.param_groups)
-        return [parameter for group in groups for parameter in group["params"]]
-
-    @property
-    def _is_distributed(self) -> bool:
-        return self.trainer.world_size > 1
-
-    def _mean_over_processes(self, number: float) -> Any:
-        if not self._is_distributed:
-            return number
-        return self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="mean")
-
-    def _without_synchronising(self) -> AbstractContextManager[Any]:
-        strategy: Any = self.trainer.strategy
-        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 
     def undo_step(self) -> None:
         """Give the buffers the values from before the step that is under way, if one is; the weights have theirs."""
@@ -201,10 +157,12 @@ class TrainingModule(pl.LightningModule):
         if is_cut_short:
             self._on_cut_short()
 
-    def _is_finite(self, loss: torch.Tensor) -> bool:
+    def _is_finite(self, loss: Any) -> bool:
         """The same for all processes, as the gradients are; the losses aren't."""
         # Infinite gradients are what a loss scaler works with: it leaves out such a step itself.
         optimizers = self._given_optimizers if self._scaler is None else ()
+        if isinstance(loss, Mapping):
+            loss = torch.stack(list(loss.values()))
         return bool(self.trainer.strategy.reduce_boolean_decision(are_finite(loss, optimizers)))
 
     @property
@@ -225,7 +183,7 @@ class TrainingModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip: here the gradients of the whole batch are there, without the scale of a loss scaler."""
         if self._run.clipping is not None:
-            gradients = gradients_of(parameter for group in optimizer.param_groups for parameter in group["params"])
+            gradients = gradients_of(parameters_of(optimizer))
             self._norms[self._names[id(optimizer)]] = clip(gradients, self._run.clipping)
 
     def _update_through_lightning(self) -> bool:
@@ -276,7 +234,3 @@ def checked_training_model(training_model: Any) -> torch.nn.Module:
             "Its forward takes (batch_data, evaluate_settings, inference_mode) and returns the loss."
         )
     return training_model
-
-
-def _without_graph(output: StepOutput) -> StepOutput:
-    return StepOutput(output.loss.detach(), output.num_samples, detached(output.auxiliary_results))

@@ -10,7 +10,7 @@ import torch
 
 
 def are_finite(loss: torch.Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> bool:
-    """Whether the loss and all gradients are: exactly, and as long as they are by one transfer to the host.
+    """Whether the loss, or all of several, and all gradients are: exactly, and while they are by one transfer.
 
     A sum is finite only where all that is summed is, and one pass over the gradients makes it. Where it isn't, it may
     have overflowed, so that each gradient is looked at.
@@ -37,7 +37,7 @@ def are_norms_finite(loss: torch.Tensor, gradients: list[torch.Tensor]) -> bool:
     device = loss.device
     norms = torch._foreach_norm(gradients) if gradients else ()
     on_device = [norm if norm.device == device else norm.to(device) for norm in norms]
-    return math.isfinite(torch.stack([loss.abs(), *on_device]).sum().item())
+    return math.isfinite(torch.stack([loss.abs().sum(), *on_device]).sum().item())
 
 
 def _gradients(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:

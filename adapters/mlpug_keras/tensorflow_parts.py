@@ -1,0 +1,76 @@
+"""What the step on TensorFlow is made of: the sums of gradients, and the traces of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from mlpug_keras.accumulation import added, mean_of, share, sum_dtype
+
+
+class Sums:
+    """The sums of the gradients of a batch's chunks, by their weights."""
+
+    def __init__(self, variables: Iterable[Any]) -> None:
+        self._variables = list(variables)
+        with tf.init_scope():
+            self._totals = [
+                tf.Variable(tf.zeros(variable.shape, sum_dtype(variable)), trainable=False)
+                for variable in self._variables
+            ]
+            self.weight = tf.Variable(0.0, trainable=False)
+            self._reference = tf.Variable(0.0, trainable=False)
+        self._has_gradient = [False] * len(self._variables)  # known when a chunk was traced
+
+    def start(self) -> None:
+        """A batch begins."""
+        for total in (*self._totals, self.weight, self._reference):
+            total.assign(tf.zeros_like(total))
+
+    def add(self, gradients: list[Any], num_samples: Any) -> None:
+        """Take the gradients of the next chunk; None where there is none."""
+        weight, reference = share(num_samples, self._reference.value())
+        for number, (total, gradient) in enumerate(zip(self._totals, gradients, strict=True)):
+            if gradient is not None:
+                self._has_gradient[number] = True
+                total.assign(added(total.value(), tf.convert_to_tensor(gradient), weight))
+        self.weight.assign_add(weight)
+        self._reference.assign(reference)
+
+    def means(self) -> list[Any]:
+        """The gradients of the batch; None where no chunk had one."""
+        return [
+            mean_of(total.value(), self.weight.value(), variable.dtype) if has_gradient else None
+            for total, variable, has_gradient in zip(self._totals, self._variables, self._has_gradient, strict=True)
+        ]
+
+
+class Traced:
+    """Calls the trace of a `tf.function` that fits the arrays.
+
+    Called itself, it looks for the trace anew each time: that takes 140 µs, a third of a small step.
+    """
+
+    def __init__(self, function: Any, has_signature: bool) -> None:
+        self._function = function
+        self._has_signature = has_signature
+        self._traces: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, arrays: list[Any]) -> Any:
+        tensors = [array if isinstance(array, tf.Tensor) else _as_tensor(array) for array in arrays]
+        key = None if self._has_signature else tuple([_spec(tensor) for tensor in tensors])
+        trace = self._traces.get(key)
+        if trace is None:
+            given = () if self._has_signature else ([tf.type_spec_from_value(tensor) for tensor in tensors],)
+            trace = self._traces[key] = self._function.get_concrete_function(*given)
+        return trace(tensors)
+
+
+def _as_tensor(array: Any) -> Any:
+    return array if hasattr(array, "_type_spec") else tf.convert_to_tensor(array)
+
+
+def _spec(tensor: Any) -> Any:
+    return (tensor.shape, tensor.dtype) if isinstance(tensor, tf.Tensor) else tensor._type_spec
