@@ -20,6 +20,7 @@ from mlpug_keras.components import component_state
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
 from mlpug_keras.optimizers import Optimizers
+from mlpug_keras.precision import computes_in_float16, set_precision
 from mlpug_keras.signature import accepted
 from mlpug_keras.state import (
     check_optimizers,
@@ -43,6 +44,7 @@ class KerasAdapter:
         compile_kwargs: for the backend's compiler.
         signature: what a batch must be like, or None.
         trainable_variables: what each optimizer trains, where there are several.
+        precision: one of mlpug's words; None: as the model was made.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class KerasAdapter:
         compile_kwargs: Mapping[str, Any],
         signature: Any,
         trainable_variables: Mapping[str, Any] | None = None,
+        precision: str | None = None,
     ) -> None:
         self._optimizers = Optimizers(optimizers, trainable_variables)
         self._model_components = dict(model_components)
@@ -61,6 +64,7 @@ class KerasAdapter:
         self._eager = eager
         self._compile_kwargs = compile_kwargs
         self._signature = signature
+        self._precision = precision
         self._accept = partial(accepted, is_native=step.is_native, signature=signature)
         self._model: Any = None
         self._listeners: Sequence[Any] = ()
@@ -82,6 +86,10 @@ class KerasAdapter:
     def set_training_model(self, training_model: Any) -> None:
         """Take a Keras model or layer."""
         model = TrainingModel(checked_training_model(training_model, self._model_components))
+        if self._precision is not None:
+            set_precision(training_model, self._precision)
+        if computes_in_float16(training_model):
+            self._optimizers.scale_losses()
         model.step = self._step(model, self._optimizers, self._eager, self._compile_kwargs, self._signature)
         if _is_built(model):
             self._optimizers.build(model)

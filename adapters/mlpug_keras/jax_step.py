@@ -56,6 +56,11 @@ class Step:
         return isinstance(leaf, jax.Array)
 
     @staticmethod
+    def has_gpu() -> bool:
+        """Whether JAX computes on one by default."""
+        return bool(jax.default_backend() == "gpu")
+
+    @staticmethod
     def read(arrays: list[Any]) -> list[Any]:
         """The arrays on the host; all of them are on their way before the first one is waited for."""
         if jax.default_backend() != "cpu":

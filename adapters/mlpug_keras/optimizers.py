@@ -63,6 +63,12 @@ class Optimizers:
         """Those of all optimizers, in their order."""
         return [variable for optimizer in self._by_name.values() for variable in optimizer.variables]
 
+    def scale_losses(self) -> None:
+        """Let each scale its loss dynamically, where it doesn't yet."""
+        for name, optimizer in self._by_name.items():
+            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                self._by_name[name] = keras.optimizers.LossScaleOptimizer(optimizer)
+
     def build(self, model: keras.Model) -> None:
         """Find out which variables each of them trains, and create the optimizers' own.
 

@@ -55,6 +55,11 @@ class Step:
         return isinstance(leaf, tf.Tensor) or hasattr(leaf, "_type_spec")
 
     @staticmethod
+    def has_gpu() -> bool:
+        """Whether TensorFlow sees one, on which it then computes."""
+        return bool(tf.config.list_logical_devices("GPU"))
+
+    @staticmethod
     def read(arrays: list[Any]) -> list[Any]:
         """The arrays on the host: scalars of one kind, such as the losses of many batches, by one transfer."""
         read: list[Any] = [None] * len(arrays)

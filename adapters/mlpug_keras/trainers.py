@@ -12,6 +12,7 @@ import keras
 import mlpug.trainers.default_trainer
 from mlpug.chunks import ChunkableBatch
 from mlpug.errors import ConfigurationError
+from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_keras.adapter import KerasAdapter
@@ -39,6 +40,11 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             looked at.
         trainable_variables: where there are several optimizers, what each of them trains: for each name a layer, or a
             list of layers and variables.
+        precision: ``"32-true"``; ``"bf16-mixed"`` or ``"16-mixed"``: the weights are float32, and most is computed in
+            16 bits, with a loss that is scaled dynamically for float16; ``"bf16-true"``: the weights too are bfloat16.
+            It is the dtype policy of the layers: those of a model that was made under another one are converted where
+            the weights can stay, and else refused. By default it is as the model was made.
+        use_mixed_precision: short for ``"16-mixed"`` on a GPU, and for ``"bf16-mixed"`` elsewhere.
         batch_chunk_size: each batch of the dataset is computed in chunks of at most so many samples, one after the
             other: the same update, with the memory of one chunk. See the page on batches.
         gradient_accumulation_steps: so many batches of the dataset make one batch, for callbacks, logs and schedules
@@ -71,6 +77,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         batch_data_signature: Any = None,
         on_non_finite: str = "ignore",
         trainable_variables: Mapping[str, Any] | None = None,
+        precision: str | None = None,
+        use_mixed_precision: bool = False,
         batch_chunk_size: int | None = None,
         gradient_accumulation_steps: int = 1,
         chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
@@ -88,6 +96,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             compile_kwargs=compile_kwargs or {},
             signature=batch_data_signature,
             trainable_variables=trainable_variables,
+            precision=chosen_precision(precision, use_mixed_precision, has_gpu=_Step.has_gpu()),
         )
         super().__init__(
             adapter,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import mlpug.trainers.default_trainer
 from mlpug.chunks import ChunkableBatch
 from mlpug.errors import ConfigurationError
+from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_lightning.adapter import LightningAdapter
@@ -51,6 +53,10 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         on_non_finite: what becomes of a batch whose loss, or a gradient of it, is NaN or infinite: ``"raise"``,
             ``"skip"`` or ``"ignore"``. The first two make the host wait for the device at each batch. Where Lightning
             scales the loss (16-mixed), its scaler deals with the gradients, and the loss alone is looked at.
+        precision: ``"32-true"``; ``"bf16-mixed"`` or ``"16-mixed"``: the weights are float32, and most is computed in
+            16 bits, with a loss that is scaled dynamically for float16; ``"bf16-true"``: the weights too are bfloat16.
+            By default it is ``"32-true"``.
+        use_mixed_precision: short for ``"16-mixed"`` on a GPU, and for ``"bf16-mixed"`` elsewhere.
         batch_chunk_size: each batch of the dataset is computed in chunks of at most so many samples, one after the
             other: the same update, with the memory of one chunk. See the page on batches.
         gradient_accumulation_steps: so many batches of the dataset make one batch, for callbacks, logs and schedules
@@ -63,7 +69,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
         lightning_trainer: a Lightning `Trainer` to train with, instead of one that is made here.
         lightning_arguments: anything else that a Lightning `Trainer` takes: accelerator, devices, num_nodes, strategy,
-            precision, profiler, ...
+            plugins, profiler, ...
 
     Raises:
         ConfigurationError: an argument that Lightning doesn't know, or that is mlpug's to set; an optimizer without
@@ -84,6 +90,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         eager_mode: bool = True,
         compile_kwargs: Mapping[str, Any] | None = None,
         on_non_finite: str = "ignore",
+        precision: str | None = None,
+        use_mixed_precision: bool = False,
         batch_chunk_size: int | None = None,
         gradient_accumulation_steps: int = 1,
         chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
@@ -95,7 +103,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         if eager_mode and compile_kwargs is not None:
             raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
         adapter = LightningAdapter(
-            trainer=_lightning_trainer(lightning_trainer, lightning_arguments),
+            trainer=_lightning_trainer(lightning_trainer, lightning_arguments, precision, use_mixed_precision),
             optimizers=named(optimizers, "optimizers", "optimizer"),
             model_components={} if model_components is None else named(model_components, "model_components", "model"),
             compile_model=None if eager_mode else partial(torch.compile, **(compile_kwargs or {})),
@@ -113,11 +121,16 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         )
 
 
-def _lightning_trainer(given: pl.Trainer | None, arguments: Mapping[str, Any]) -> pl.Trainer:
+def _lightning_trainer(
+    given: pl.Trainer | None, arguments: Mapping[str, Any], precision: str | None, use_mixed_precision: bool
+) -> pl.Trainer:
+    has_gpu = torch.cuda.is_available() and arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    precision = chosen_precision(precision, use_mixed_precision, has_gpu)
+    if precision is not None:
+        arguments = {**arguments, "precision": precision}
     if given is None:
         _check_arguments(arguments)
-        with quiet():
-            return pl.Trainer(**{**_DEFAULTS, **arguments})
+        return _new_trainer(arguments)
     check_is_ours(given)
     if not isinstance(given, pl.Trainer):
         raise ConfigurationError(f"lightning_trainer must be a {pl.__name__}.Trainer, not {given!r}.")
@@ -126,6 +139,19 @@ def _lightning_trainer(given: pl.Trainer | None, arguments: Mapping[str, Any]) -
             f"{', '.join(arguments)} can't be given together with lightning_trainer: pass them to that Trainer."
         )
     return given
+
+
+def _new_trainer(arguments: Mapping[str, Any]) -> pl.Trainer:
+    with quiet():
+        warnings.filterwarnings("ignore", ".*AMP with fp16 is not supported on CPU")  # said by an error, below
+        trainer = pl.Trainer(**{**_DEFAULTS, **arguments})
+    asked = arguments.get("precision", trainer.precision)
+    if trainer.precision != asked:
+        raise ConfigurationError(
+            f"precision={asked!r} is not supported on {type(trainer.accelerator).__name__}: Lightning would compute "
+            f"with {trainer.precision!r} instead. Ask for that, or for another accelerator."
+        )
+    return trainer
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
