@@ -1,18 +1,21 @@
-"""What batches in parts cost: the peak memory of training, and the time beside the host trainer's own way.
+"""What a batch in parts costs: the peak memory of training, and its time beside the host trainer's own way.
 
-    python benchmarks/memory.py pytorch
-    python benchmarks/memory.py tensorflow
-    python benchmarks/memory.py jax
+    taskset -c 1 python benchmarks/memory.py pytorch
+    taskset -c 1 python benchmarks/memory.py tensorflow
+    taskset -c 1 python benchmarks/memory.py jax
 
-Memory: the peak of the process's resident set while a few batches are trained, less what was there right before the
-first of them. Each training has processes of its own, whose malloc gives big arrays back to the system as soon as they
-are freed. The first batch isn't counted, in which everything is compiled, but what it leaves behind is.
+Memory: the peak of the process's resident set while a few batches are trained, less what it was right before the first
+of them. The peak is taken from the second batch on: in the first everything is compiled, which needs memory of its own.
+What the first leaves behind counts. Each training has a process of its own, several times, with a malloc that gives
+back big arrays to the system as soon as they are freed: so what was freed isn't taken for what is used.
 
-Time: of one update by 8 x 32 samples, by mlpug in both of its ways and by Lightning's `accumulate_grad_batches` or the
-`gradient_accumulation_steps` of Keras's optimizer, side by side in one process. The clock is read when an epoch starts
-and when all it computed is there; the first epoch isn't timed. Nobody logs or shows anything.
+Time: of an update by 8 x 32 samples, by both of mlpug's ways, and by Lightning's `accumulate_grad_batches` or the
+`gradient_accumulation_steps` of Keras's optimizer, interleaved in one process. The clock runs from the start of an
+epoch until all that it computed is there; the first epoch isn't timed. Nobody logs or shows anything.
 
-The model is a deep network on each of many positions of a sample, one thread: activations take far more than weights.
+The model is an MLP of many layers on each of many positions of a sample, so that activations take far more memory than
+weights; one thread. With a larger --width, weights count for more: of their size there are also the gradients and what
+Adam keeps, and on Keras, for a batch in parts, the sums of gradients.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -37,6 +40,7 @@ PARTS = LARGE // SMALL
 FEATURES = 16  # of a position
 NUM_CLASSES = 10
 BATCHES = 4  # that are trained where the memory is measured
+TIMED_EPOCHS = 1  # after one in which everything is compiled
 
 WHOLE_SMALL = f"batch {SMALL}, whole"
 WHOLE_LARGE = f"batch {LARGE}, whole"
@@ -75,7 +79,8 @@ mlp = importlib.import_module(f"mlpug.{OPTIONS.backend}")
 
 OURS_CHUNKED = f"mlpug, {CHUNKED}"
 OURS_ACCUMULATED = f"mlpug, {ACCUMULATED}"
-NATIVE = f"{'Lightning' if ON_PYTORCH else 'fit'}, {ACCUMULATED}"
+HOST = "Lightning" if ON_PYTORCH else "fit"
+NATIVE = f"{HOST}, {ACCUMULATED}"
 
 
 def made_batches(samples: int, count: int) -> list[tuple[Any, Any]]:
@@ -112,16 +117,15 @@ def pytorch_training() -> tuple[Any, Any, Any]:
             return torch.nn.functional.cross_entropy(self.classifier(inputs), labels)
 
     torch.manual_seed(0)
-    widths = [FEATURES, *[OPTIONS.width] * OPTIONS.depth]
-    hidden = [
-        layer for before, after in zip(widths, widths[1:]) for layer in (torch.nn.Linear(before, after), torch.nn.GELU())
-    ]
-    classifier = torch.nn.Sequential(*hidden, MeanOverPositions(), torch.nn.Linear(OPTIONS.width, NUM_CLASSES))
+    layers: list[torch.nn.Module] = []
+    for inputs in [FEATURES, *[OPTIONS.width] * (OPTIONS.depth - 1)]:
+        layers += [torch.nn.Linear(inputs, OPTIONS.width), torch.nn.GELU()]
+    classifier = torch.nn.Sequential(*layers, MeanOverPositions(), torch.nn.Linear(OPTIONS.width, NUM_CLASSES))
     return classifier, TrainModel(classifier), torch.optim.Adam(classifier.parameters())
 
 
-def keras_training() -> tuple[Any, Any, dict[str, Any]]:
-    """The same on Keras, without the optimizer, which is made for the way to train; and the loss function."""
+def keras_training(**optimizer_arguments: Any) -> tuple[Any, Any, Any]:
+    """The same on Keras."""
     import keras
 
     class TrainModel(keras.Model):
@@ -136,67 +140,227 @@ def keras_training() -> tuple[Any, Any, dict[str, Any]]:
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
-    hidden = [keras.layers.Dense(OPTIONS.width, activation="gelu") for _ in range(OPTIONS.depth)]
+    layers = [keras.layers.Dense(OPTIONS.width, activation="gelu") for _ in range(OPTIONS.depth)]
+    mean = keras.layers.GlobalAveragePooling1D()
     classifier = keras.Sequential(
-        [
-            keras.Input((OPTIONS.positions, FEATURES)),
-            *hidden,
-            keras.layers.GlobalAveragePooling1D(),
-            keras.layers.Dense(NUM_CLASSES),
-        ]
+        [keras.Input((OPTIONS.positions, FEATURES)), *layers, mean, keras.layers.Dense(NUM_CLASSES)]
     )
-    return classifier, TrainModel(classifier), keras.optimizers.Adam()
+    return classifier, TrainModel(classifier), keras.optimizers.Adam(**optimizer_arguments)
 
 
-def train_mlpug(way: str, num_batches: int, num_epochs: int, callback: Any) -> None:
-    """Nothing but training, and a callback that measures."""
+def train_mlpug(way: str, num_batches: int, num_epochs: int, callback_for: Callable[[Any], Any]) -> None:
+    """Nothing but training, and a callback that measures, which gets the classifier."""
     samples, group_size, parts = WAYS[way]
-    classifier, train_model, optimizer = (pytorch_training if ON_PYTORCH else keras_training)()
+    classifier, train_model, optimizer = pytorch_training() if ON_PYTORCH else keras_training()
     host_arguments = {"accelerator": "cpu", "devices": 1} if ON_PYTORCH else {}
-    trainer = mlp.trainers.DefaultTrainer(
-        optimizers=optimizer, model_components=classifier, **parts, **host_arguments
-    )
+    trainer = mlp.trainers.DefaultTrainer(optimizers=optimizer, model_components=classifier, **parts, **host_arguments)
     trainer.set_training_model(train_model)
-    callback.classifier = classifier
     dataset = made_batches(samples, num_batches * group_size)
-    mlp.trainers.TrainingManager(trainer, dataset, num_epochs=num_epochs, callbacks=[callback]).start_training()
+    callbacks = [callback_for(classifier)]
+    mlp.trainers.TrainingManager(trainer, dataset, num_epochs=num_epochs, callbacks=callbacks).start_training()
+
+
+def wait_for(classifier: Any) -> None:
+    """Until its weights are there: JAX alone doesn't wait for what it computes on a CPU."""
+    if OPTIONS.backend == "jax":
+        importlib.import_module("jax").block_until_ready([variable.value for variable in classifier.variables])
 
 
 def resident(what: str) -> float:
-    """MB, of a line of the process's status."""
+    """MB, of the process's VmRSS (now) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (value,) = (line.split()[1] for line in lines if line.startswith(f"{what}:"))
-    return int(value) / 1000
+    (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{what}:"))
+    return int(kibibytes) * 1024 / 1e6
 
 
-class Peak(mlp.callbacks.Callback):
-    """Measures between the start of the first batch and the end of the last one."""
+class PeakMemory(mlp.callbacks.Callback):
+    """Of all batches but the first, above what was there before that."""
 
-    before = 0.0
-    first = 0.0
+    def __init__(self, classifier: Any) -> None:
+        self._classifier = classifier
+        self._before = 0.0
 
     def on_batch_training_start(self, batch: Any, logs: Any) -> None:
-        if logs["current"]["global_iter"] == 0:
-            self.before = resident("VmRSS")
+        self._before = self._before or resident("VmRSS")
 
     def on_batch_training_completed(self, batch: Any, logs: Any) -> None:
         if logs["current"]["global_iter"] == 0:
-            self.first = resident("VmHWM") - self.before
-            wait_for(self.classifier)
-            self.after = resident("VmRSS") - self.before
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+            wait_for(self._classifier)
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts again from VmRSS
 
-    def on_training_ended(self, logs: Any, **_: Any) -> None:
-        wait_for(self.classifier)
-        self.peak = resident("VmHWM") - self.before
+    def on_epoch_completed(self, logs: Any) -> None:
+        wait_for(self._classifier)
+        self.megabytes = resident("VmHWM") - self._before
 
 
-def wait_for(classifier):
-    if OPTIONS.backend == "jax":
-        importlib.import_module("jax").block_until_ready([v.value for v in classifier.variables])
-if __name__ == "__main__":
-    p = Peak()
+def peak_of(way: str) -> float:
+    """MB, in this process."""
+    peaks: list[PeakMemory] = []
+
+    def callback_for(classifier: Any) -> PeakMemory:
+        peaks.append(PeakMemory(classifier))
+        return peaks[0]
+
+    with silence():
+        train_mlpug(way, BATCHES, 1, callback_for)
+    return peaks[0].megabytes
+
+
+def peak_in_a_fresh_process(way: str) -> float:
+    """MB."""
+    command = [sys.executable, *sys.argv, "--peak-of", way]
+    printed = subprocess.run(command, env=os.environ | MALLOC, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return float(printed.split()[-1])
+
+
+class Clock:
+    """Times all epochs but the first, from their start until their last update is there."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._seconds: list[float] = []
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self, classifier: Any) -> None:
+        wait_for(classifier)
+        self._seconds.append(time.perf_counter() - self._started)
+
+    def microseconds_an_update(self) -> float:
+        """Mean."""
+        return sum(self._seconds[1:]) / (TIMED_EPOCHS * OPTIONS.updates) * 1e6
+
+
+class MlpugClock(mlp.callbacks.Callback):
+    """Reads the clock for mlpug."""
+
+    def __init__(self, clock: Clock, classifier: Any) -> None:
+        self._clock = clock
+        self._classifier = classifier
+
+    def on_epoch_start(self, logs: Any) -> None:
+        self._clock.start()
+
+    def on_epoch_completed(self, logs: Any) -> None:
+        self._clock.stop(self._classifier)
+
+
+def time_mlpug(way: str) -> float:
+    """µs an update."""
+    clock = Clock()
+    train_mlpug(way, OPTIONS.updates, 1 + TIMED_EPOCHS, partial(MlpugClock, clock))
+    return clock.microseconds_an_update()
+
+
+def time_lightning() -> float:
+    """µs an update, by automatic optimization."""
+    import pytorch_lightning as pl
+    import torch
+
+    clock = Clock()
+    _, train_model, optimizer = pytorch_training()
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.train_model = train_model
+
+        def configure_optimizers(self) -> Any:
+            return optimizer
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.train_model(batch)
+
+        def on_train_epoch_start(self) -> None:
+            clock.start()
+
+        def on_train_epoch_end(self) -> None:
+            clock.stop(train_model.classifier)
+
+    trainer = pl.Trainer(
+        barebones=True, accumulate_grad_batches=PARTS, max_epochs=1 + TIMED_EPOCHS, accelerator="cpu", devices=1
+    )
+    batches: Any = made_batches(SMALL, PARTS * OPTIONS.updates)
+    trainer.fit(Module(), torch.utils.data.DataLoader(batches, batch_size=None))  # of a list, each would be a dataset
+    return clock.microseconds_an_update()
+
+
+def time_fit() -> float:
+    """µs an update, by Keras's own step and the optimizer's accumulation. It keeps the mean loss of the epoch."""
+    import keras
+
+    clock = Clock()
+    classifier, train_model, optimizer = keras_training(gradient_accumulation_steps=PARTS)
+    batches = made_batches(SMALL, PARTS * OPTIONS.updates)
+
+    class ReadyBatches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, index: int) -> Any:
+            return batches[index]
+
+    class KerasClock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            clock.start()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            clock.stop(classifier)
+
+    classifier.compile(optimizer, train_model.loss_func)
+    classifier.fit(ReadyBatches(), epochs=1 + TIMED_EPOCHS, verbose=0, shuffle=False, callbacks=[KerasClock()])
+    return clock.microseconds_an_update()
+
+
+def set_threads() -> None:
+    """One; of JAX by XLA_FLAGS."""
+    if ON_PYTORCH:
+        importlib.import_module("torch").set_num_threads(1)
+    elif OPTIONS.backend == "tensorflow":
+        threading = importlib.import_module("tensorflow").config.threading
+        threading.set_inter_op_parallelism_threads(1)
+        threading.set_intra_op_parallelism_threads(1)
+
+
+def compare_memory() -> None:
+    measured = interleaved({way: partial(peak_in_a_fresh_process, way) for way in WAYS}, OPTIONS.processes)
+    print(f"\n{'peak memory of training':<44} {'median MB':>10} {'max MB':>10}")
+    for way, peaks in measured.items():
+        print(f"{way:<44} {median(peaks):>10.1f} {max(peaks):>10.1f}")
+    print_ratio_header()
+    for way, target in ((CHUNKED, "<= 1.15"), (ACCUMULATED, "<= 1.15"), (WHOLE_LARGE, "")):
+        print_ratio(f"{way} / {WHOLE_SMALL}", measured[way], measured[WHOLE_SMALL], target)
+
+
+def compare_time() -> None:
+    contestants: dict[str, Callable[[], float]] = {
+        NATIVE: time_lightning if ON_PYTORCH else time_fit,
+        OURS_CHUNKED: partial(time_mlpug, CHUNKED),
+        OURS_ACCUMULATED: partial(time_mlpug, ACCUMULATED),
+    }
+    interleaved(contestants, rounds=1)  # what is slow only once in a process
+    measured = interleaved(contestants, OPTIONS.blocks)
+    print_medians(f"an update by {PARTS} x {SMALL} samples", measured)
+    print_ratio_header()
+    for ours, kind in ((OURS_CHUNKED, "chunks"), (OURS_ACCUMULATED, "batches")):
+        print_ratio(f"mlpug, {kind} / {HOST}", measured[ours], measured[NATIVE], "<= 1.05")
+
+
+def main() -> None:
+    set_threads()
     if OPTIONS.peak_of:
-        import torch
-        train_mlpug(OPTIONS.peak_of, BATCHES, 1, p)
-        print(OPTIONS.peak_of, p.before, "first", p.first, "after", p.after, "peak", p.peak)
+        print(peak_of(OPTIONS.peak_of))
+        return
+    classifier, *_ = pytorch_training() if ON_PYTORCH else keras_training()
+    weights = sum(w.numel() for w in classifier.parameters()) if ON_PYTORCH else classifier.count_params()
+    print(
+        f"{OPTIONS.backend}: {weights * 4 / 1e6:.1f} MB of weights; {OPTIONS.processes} processes of each training, "
+        f"{OPTIONS.blocks} blocks of each contestant"
+    )
+    compare_memory()
+    compare_time()
+
+
+if __name__ == "__main__":
+    main()

@@ -92,20 +92,20 @@ class Step:
 
         Where `looks` is True, they and all else stay where the loss or a gradient isn't finite.
         """
-        old_state = self._values()
+        old_state, in_order = self._values(), self._optimizers.in_order
         if len(chunks) == 1:
             compiled = self._train.setdefault((looks, clipping), Compiled(partial(self._make_train, looks, clipping)))
             function, arrays = compiled.of(chunks[0], settings)
             results, is_finite, has_moved, norm, state = self._guarded(function, old_state, arrays)
             loss, num_samples, auxiliary_results = results
-            output = StepOutput(loss, counted(num_samples, chunks[0]), auxiliary_results, norm)
+            output = StepOutput(in_order(loss), counted(num_samples, chunks[0]), auxiliary_results, in_order(norm))
         else:
             output, sums, changed = self._add_up(chunks, settings, old_state)
             finish = self._finish.setdefault((looks, clipping), self._make_finish(looks, clipping))
             is_finite, has_moved, norm, state = self._guarded(finish, old_state, sums, changed, output.loss)
             if has_moved is None and not isinstance(output.num_samples, int):
                 has_moved = sums[1] > 0  # whether anything in the batch counts
-            output = StepOutput(output.loss, output.num_samples, output.auxiliary_results, norm)
+            output = StepOutput(output.loss, output.num_samples, output.auxiliary_results, in_order(norm))
         latest = self._model.latest
         latest.is_updating = True
         for variables, values in zip(self._variables(), state, strict=True):
@@ -131,12 +131,13 @@ class Step:
         ]
         sums = (zeros, jnp.zeros(()), jnp.zeros(()))
         outputs = []
+        in_order = self._optimizers.in_order
         for chunk in chunks:
             function, arrays = self._add.of(chunk, settings)
             count = count_in(chunk)
             results, sums, changed = function(trainable, optimizer_values, changed, sums, np.float32(count), arrays)
             loss, num_samples, auxiliary_results = results
-            outputs.append(StepOutput(loss, counted(num_samples, chunk), auxiliary_results))
+            outputs.append(StepOutput(in_order(loss), counted(num_samples, chunk), auxiliary_results))
         return joined_outputs(outputs, self.concatenate, _weighted_mean), sums, changed
 
     def _guarded(self, function: Callable[..., Any], old_state: list[Values], *arguments: Any) -> Any:

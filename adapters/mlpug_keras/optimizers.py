@@ -106,6 +106,10 @@ class Optimizers:
             return [optimizer.scale_loss(loss) for optimizer in self._by_name.values()]
         return [loss]
 
+    def in_order(self, values: Any) -> Any:
+        """What there is for each optimizer in the order of the optimizers; JAX sorts dicts by their keys."""
+        return {name: values[name] for name in self._by_name} if isinstance(values, Mapping) else values
+
     @property
     def are_scaled(self) -> bool:
         """Whether one of them looks for gradients that aren't finite itself, and leaves out such a step."""
