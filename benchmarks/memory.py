@@ -63,6 +63,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=3, help="of each training whose memory is measured")
     parser.add_argument("--blocks", type=int, default=9, help="blocks of each contestant; 3 go through every rotation")
     parser.add_argument("--updates", type=int, default=2, help="timed updates in a block")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="time of this process instead of the wall's: on one core the same, but for what other programs take of it",
+    )
     parser.add_argument("--positions", type=int, default=128, help="of a sample")
     parser.add_argument("--width", type=int, default=128, help="of each layer")
     parser.add_argument("--depth", type=int, default=8, help="layers")
@@ -71,6 +76,7 @@ def arguments() -> argparse.Namespace:
 
 
 OPTIONS = arguments()
+now = time.process_time if OPTIONS.cpu_time else time.perf_counter
 ON_PYTORCH = OPTIONS.backend == "pytorch"
 os.environ["KERAS_BACKEND"] = OPTIONS.backend  # Keras settles it for the process when it is imported
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
@@ -221,11 +227,11 @@ class Clock:
         self._seconds: list[float] = []
 
     def start(self) -> None:
-        self._started = time.perf_counter()
+        self._started = now()
 
     def stop(self, classifier: Any) -> None:
         wait_for(classifier)
-        self._seconds.append(time.perf_counter() - self._started)
+        self._seconds.append(now() - self._started)
 
     def microseconds_an_update(self) -> float:
         """Mean."""

@@ -28,9 +28,9 @@ def set_precision(training_model: Any, precision: str) -> None:
     ('bfloat16', 'float32')
     """
     wanted = keras.DTypePolicy(_POLICIES[precision])
-    layers = [layer for layer in training_model._flatten_layers() if layer is not training_model]
-    layers = layers or [training_model]
-    found = {layer.dtype_policy.name for layer in layers}
+    layers = list(training_model._flatten_layers())
+    # Those that only hold others compute nothing themselves.
+    found = {layer.dtype_policy.name for layer in layers if not layer._layers}
     if wanted.name in found:
         return
     cure = (
@@ -50,7 +50,7 @@ def set_precision(training_model: Any, precision: str) -> None:
                     f"precision={precision!r} can't be set: {variable.path} is there already as {dtype}, and would have"
                     f" to be {wanted.variable_dtype}. {cure}"
                 )
-    for layer in (training_model, *layers):
+    for layer in layers:
         layer.dtype_policy = wanted
 
 

@@ -1,0 +1,170 @@
+"""The words for precision on Keras: what layers compute in, and steps that a loss scaler leaves out."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+from contract.backends.base import NUM_FEATURES, make_batches
+from keras import ops
+
+from mlpug.callbacks import Callback, CheckpointManager, LRSchedulerWrapper
+from mlpug.errors import ConfigurationError
+from mlpug.trainers import TrainingManager
+
+COMPUTED_IN = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16", "bf16-true": "bfloat16"}
+STORED_IN = {"32-true": "float32", "bf16-mixed": "float32", "16-mixed": "float32", "bf16-true": "bfloat16"}
+
+
+class TrainModel(keras.Model):
+    """Batches are (x, y, scale of the loss)."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.computed_in = net, set()
+
+    def call(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y, scale = batch_data
+        predictions = self.net(x)
+        self.computed_in.add(keras.backend.standardize_dtype(predictions.dtype))
+        errors = ops.cast(predictions, "float32")[:, 0] - ops.cast(y, "float32")
+        return ops.mean(ops.square(errors)) * ops.cast(scale, "float32")
+
+
+class Keep(Callback):
+    def __init__(self, net, optimizer):
+        self.net, self.optimizer = net, optimizer
+        self.did_update, self.rates, self.weights = [], [], []
+
+    def on_batch_training_completed(self, batch, logs):
+        self.did_update.append(logs.at("training.batch.did_update_model"))
+        self.rates.append(logs.at("training_params.batch.lr"))
+        self.weights.append([np.asarray(ops.cast(weight, "float32")) for weight in self.net.weights])
+
+
+def new_net(built=True, dtypes=(None, None)):
+    keras.utils.set_random_seed(4)
+    layers = [keras.layers.Dense(4, activation="tanh", dtype=dtypes[0]), keras.layers.Dense(1, dtype=dtypes[1])]
+    return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers] if built else layers)
+
+
+def scaled_batches(scales):
+    return [
+        (x.astype("float32"), y.astype("float32"), np.float32(scale))
+        for (x, y), scale in zip(make_batches([6] * len(scales)), scales, strict=True)
+    ]
+
+
+def train(backend, net, batches, callbacks=(), optimizer=None, resume_from=None, **options):
+    optimizer = optimizer or keras.optimizers.SGD(0.05)
+    trainer = backend.mlp.trainers.DefaultTrainer(
+        optimizers=optimizer, model_components=net, eager_mode=backend.eager_mode, **options
+    )
+    keep, training_model = Keep(net, optimizer), TrainModel(net)
+    manager = TrainingManager(trainer, batches, callbacks=[keep, *callbacks])
+    trainer.set_training_model(training_model)
+    manager.start_training(resume_from)
+    return keep, training_model
+
+
+@pytest.mark.parametrize("precision", COMPUTED_IN)
+@pytest.mark.parametrize("built", [True, False], ids=["built", "not built"])
+def test_layers_compute_in_what_was_asked_for_and_weights_are_stored_so(backend, precision, built):
+    net = new_net(built)
+    if built and precision == "bf16-true":
+        with pytest.raises(
+            ConfigurationError, match=r"kernel is there already as float32.*set_dtype_policy\('bfloat16"
+        ):
+            train(backend, net, scaled_batches([1]), precision=precision)
+        return
+    keep, training_model = train(backend, net, scaled_batches([1, 1]), precision=precision)
+    assert training_model.computed_in == {COMPUTED_IN[precision]}
+    assert {keras.backend.standardize_dtype(weight.dtype) for weight in net.weights} == {STORED_IN[precision]}
+    assert keep.did_update == [True, True]
+    assert not np.array_equal(keep.weights[0][0], keep.weights[1][0])
+
+
+def test_a_model_that_was_made_in_another_policy_is_converted(backend):
+    net = new_net(dtypes=("mixed_float16", "mixed_float16"))
+    _, training_model = train(backend, net, scaled_batches([1]), precision="bf16-mixed")
+    assert training_model.computed_in == {"bfloat16"}
+
+
+def test_layers_that_differ_where_some_are_as_asked_for_stay_as_they_were_made(backend):
+    net = new_net(dtypes=("mixed_bfloat16", "float32"))
+    _, training_model = train(backend, net, scaled_batches([1]), precision="bf16-mixed")
+    assert training_model.computed_in == {"float32"}
+    assert net.layers[0].compute_dtype == "bfloat16"
+
+
+def test_layers_that_differ_where_none_is_as_asked_for_are_refused(backend):
+    net = new_net(dtypes=("mixed_bfloat16", "float32"))
+    with pytest.raises(ConfigurationError, match="compute in float32, mixed_bfloat16, and none in mixed_float16"):
+        train(backend, net, scaled_batches([1]), precision="16-mixed")
+
+
+def test_float16_weights_move_as_float32_ones_but_for_what_is_rounded(backend):
+    batches = scaled_batches([1] * 4)
+    precise, _ = train(backend, new_net(), batches)
+    mixed, _ = train(backend, new_net(), batches, precision="16-mixed")
+    start = np.asarray(new_net().weights[0])
+    for one, other in zip(precise.weights[-1], mixed.weights[-1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2**-9 * 4 * abs(start).max())
+    assert not np.array_equal(precise.weights[-1][0], mixed.weights[-1][0])
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_chunk_size": 4}, {"gradient_clip_norm": 1.0}], ids=str)
+def test_an_overflow_skips_one_update_and_the_schedule_waits(backend, options):
+    net = new_net()
+    schedule = LRSchedulerWrapper(lambda step: 1 / (1 + step))
+    keep, _ = train(backend, net, scaled_batches([1, 1, 1e7, 1, 1]), [schedule], precision="16-mixed", **options)
+    assert keep.did_update == [True, True, False, True, True]
+    assert keep.rates == pytest.approx([0.05, 0.05 / 2, 0.05 / 3, 0.05 / 3, 0.05 / 4])
+    moved = [not np.array_equal(before[0], after[0]) for before, after in pairwise(keep.weights)]
+    assert moved == [True, False, True, True]
+
+
+def test_a_resumed_run_goes_on_with_the_scale_of_the_loss(backend, tmp_path):
+    batches = scaled_batches([1, 1e7, 1, 1])
+
+    def checkpoints(name):
+        return CheckpointManager(tmp_path, name, metric_to_monitor=None, create_checkpoint_every=2)
+
+    whole_net = new_net()
+    train(backend, whole_net, batches, precision="16-mixed")
+    train(backend, new_net(), batches[:2], [checkpoints("first")], precision="16-mixed")
+    net = new_net()
+    optimizer = keras.optimizers.SGD(0.05)
+    path = tmp_path / "first-training-checkpoint.safetensors"
+    trainer = backend.mlp.trainers.DefaultTrainer(
+        optimizers=optimizer, model_components=net, eager_mode=backend.eager_mode, precision="16-mixed"
+    )
+    manager = TrainingManager(trainer, batches[2:], num_epochs=2)
+    trainer.set_training_model(TrainModel(net))
+    manager.start_training(path)
+    for one, other in zip(whole_net.weights, net.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_float16_model_has_its_loss_scaled_though_nobody_asked(backend):
+    net = new_net(dtypes=("mixed_float16", "mixed_float16"))
+    keep, _ = train(backend, net, scaled_batches([1, 1e7, 1]))
+    assert keep.did_update == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "16"}, 'precision must be one of "32-true", "bf16-mixed", "16-mixed", "bf16-true", not \'16\''),
+        ({"precision": 32}, "precision must be one of .*, not 32"),
+        ({"precision": "32-true", "use_mixed_precision": True}, "give it or precision, not both"),
+    ],
+)
+def test_a_word_that_nobody_knows_is_refused(backend, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        backend.mlp.trainers.DefaultTrainer(optimizers=keras.optimizers.SGD(), **options)
+
+
+def test_mixed_precision_without_a_gpu_is_bfloat16(backend):
+    _, training_model = train(backend, new_net(), scaled_batches([1]), use_mixed_precision=True)
+    assert training_model.computed_in == {"bfloat16"}
