@@ -29,8 +29,12 @@ def set_precision(training_model: Any, precision: str) -> None:
     """
     wanted = keras.DTypePolicy(_POLICIES[precision])
     layers = list(training_model._flatten_layers())
-    # Those that only hold others compute nothing themselves.
-    found = {layer.dtype_policy.name for layer in layers if not layer._layers}
+    # Those that only hold others compute nothing themselves, and neither do inputs.
+    found = {
+        layer.dtype_policy.name
+        for layer in layers
+        if not layer._layers and not isinstance(layer, keras.layers.InputLayer)
+    }
     if wanted.name in found:
         return
     cure = (
