@@ -94,14 +94,15 @@ class Step:
         """
         old_state, in_order = self._values(), self._optimizers.in_order
         if len(chunks) == 1:
-            compiled = self._train.setdefault((looks, clipping), Compiled(partial(self._make_train, looks, clipping)))
-            function, arrays = compiled.of(chunks[0], settings)
+            function, arrays = self._train_for(looks, clipping).of(chunks[0], settings)
             results, is_finite, has_moved, norm, state = self._guarded(function, old_state, arrays)
             loss, num_samples, auxiliary_results = results
             output = StepOutput(in_order(loss), counted(num_samples, chunks[0]), auxiliary_results, in_order(norm))
         else:
             output, sums, changed = self._add_up(chunks, settings, old_state)
-            finish = self._finish.setdefault((looks, clipping), self._make_finish(looks, clipping))
+            if (looks, clipping) not in self._finish:
+                self._finish[looks, clipping] = self._make_finish(looks, clipping)
+            finish = self._finish[looks, clipping]
             is_finite, has_moved, norm, state = self._guarded(finish, old_state, sums, changed, output.loss)
             if has_moved is None and not isinstance(output.num_samples, int):
                 has_moved = sums[1] > 0  # whether anything in the batch counts
@@ -148,6 +149,11 @@ class Step:
         except BaseException:
             self._model.latest.is_updating = any(value.is_deleted() for values in old_state for value in values)
             raise
+
+    def _train_for(self, looks: bool, clipping: Clipping | None) -> Compiled:
+        if (looks, clipping) not in self._train:
+            self._train[looks, clipping] = Compiled(partial(self._make_train, looks, clipping))
+        return self._train[looks, clipping]
 
     def _make_train(self, looks: bool, clipping: Clipping | None, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def train(state: list[Values], arrays: list[Any]) -> Any:

@@ -109,8 +109,7 @@ class Step:
         kept = [] if is_atomic else _values_of(self._model.non_trainable_variables)
         try:
             if len(chunks) == 1:
-                make = partial(self._make_train, looks, clipping)
-                function, arrays = self._train.setdefault((looks, clipping), Compiled(make)).of(chunks[0], settings)
+                function, arrays = self._train_for(looks, clipping).of(chunks[0], settings)
                 (loss, num_samples, auxiliary_results), is_finite, has_moved, norm = function(arrays)
                 num_samples = counted(num_samples, chunks[0])
             else:
@@ -164,6 +163,11 @@ class Step:
     @property
     def _is_atomic(self) -> bool:
         return not self._eager and bool(self._compile_kwargs.get("jit_compile", self._model.jit_compile))
+
+    def _train_for(self, looks: bool, clipping: Clipping | None) -> Compiled:
+        if (looks, clipping) not in self._train:
+            self._train[looks, clipping] = Compiled(partial(self._make_train, looks, clipping))
+        return self._train[looks, clipping]
 
     def _make_train(self, looks: bool, clipping: Clipping | None, join: Join, arrays: list[Any]) -> Callable[..., Any]:
         def train(arrays: list[Any]) -> tuple[Any, Any, Any, Any]:

@@ -90,7 +90,7 @@ class BatchGradient:
     def _mean_over_processes(self, number: float) -> Any:
         if self._num_processes == 1:
             return number
-        return self._strategy.reduce(torch.tensor(number, device=self._device), reduce_op="mean")
+        return self._strategy.reduce(torch.tensor(number, dtype=torch.float64, device=self._device), reduce_op="mean")
 
     def _average_over_processes(self) -> None:
         """What a strategy does in a backward pass, which it takes to be the only one of a batch."""

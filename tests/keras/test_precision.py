@@ -117,7 +117,8 @@ def test_float16_weights_move_as_float32_ones_but_for_what_is_rounded(backend):
 def test_an_overflow_skips_one_update_and_the_schedule_waits(backend, options):
     net = new_net()
     schedule = LRSchedulerWrapper(lambda step: 1 / (1 + step))
-    keep, _ = train(backend, net, scaled_batches([0.1, 0.1, 1e6, 0.1, 0.1]), [schedule], precision="16-mixed", **options)
+    batches = scaled_batches([0.1, 0.1, 1e6, 0.1, 0.1])
+    keep, _ = train(backend, net, batches, [schedule], precision="16-mixed", **options)
     assert keep.did_update == [True, True, False, True, True]
     assert keep.rates == pytest.approx([0.05, 0.05 / 2, 0.05 / 3, 0.05 / 3, 0.05 / 4])
     moved = [not np.array_equal(before[0], after[0]) for before, after in pairwise(keep.weights)]

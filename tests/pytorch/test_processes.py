@@ -260,3 +260,88 @@ def test_importing_the_backend_loads_no_other_ml_library(tmp_path):
     code = f"import sys; sys.path.append({str(tmp_path)!r}); import mlpug.pytorch; print({others} & sys.modules.keys())"
     loaded = run("-c", code.replace(f"{others} &", f"set({others}) &"))
     assert (loaded.stdout.strip(), loaded.returncode) == ("set()", 0)
+
+
+ACCUMULATING = """
+import sys
+import torch
+import pytorch_lightning as pl
+import mlpug.pytorch as mlp
+
+reductions = []
+
+def counting(state, bucket):
+    reductions.append(bucket.buffer().numel())
+    return torch.distributed.algorithms.ddp_comm_hooks.default_hooks.allreduce_hook(state, bucket)
+
+class Count(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        trainer.strategy.model.register_comm_hook(None, counting)
+
+class Keep(mlp.callbacks.Callback):
+    def __init__(self):
+        self.batches = []
+    def on_batch_training_start(self, batch, logs):
+        self.batches.append(batch)
+
+class TrainModel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 1).double(), torch.nn.Linear(3, 1).double()
+    def forward(self, batch_data, evaluate_settings, inference_mode=None):
+        x, counted = batch_data[:, :3], batch_data[:, 3]
+        num_samples = counted.sum()
+        losses = {
+            name: (part(x)[:, 0].square() * counted).sum() / num_samples  # NaN where nothing counts
+            for name, part in (("first", self.first), ("second", self.second))
+        }
+        return (losses if sys.argv[2] == "several" else sum(losses.values())), num_samples
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    data = torch.randn(44, 4, dtype=torch.float64)
+    data[:, 3] = (data[:, 3] > 0.3).double()
+    data[::2][4:8, 3] = 0.0  # the first process's second batch: a batch in which nothing of one process counts
+    model = TrainModel()
+    optimizers = {
+        name: torch.optim.SGD(part.parameters(), lr=0.1)
+        for name, part in (("first", model.first), ("second", model.second))
+    }
+    options = {"batch_chunk_size": 3, "gradient_accumulation_steps": 2} if sys.argv[3] == "chunks" else {}
+    trainer = mlp.trainers.DefaultTrainer(
+        optimizers, model, accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, **options
+    )
+    # A sampler of Lightning's would shuffle: each process takes every second sample.
+    rank = int(__import__("os").environ.get("LOCAL_RANK", 0))
+    loader = torch.utils.data.DataLoader(data[rank::2], batch_size=4)
+    manager = mlp.trainers.TrainingManager(trainer, loader, callbacks=[keep := Keep(), Count()])
+    trainer.set_training_model(model)
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    manager.start_training()
+    torch.save((keep.batches, len(reductions), start, model.state_dict()), f"{sys.argv[1]}/{trainer.process.rank}.pt")
+"""
+
+
+@pytest.mark.parametrize("losses", ["one", "several"])
+@pytest.mark.parametrize("cut", ["whole", "chunks"])
+def test_processes_weigh_their_samples_as_one_batch_of_all_would_and_reduce_once_a_batch(tmp_path, losses, cut):
+    (tmp_path / "accumulating.py").write_text(ACCUMULATING)
+    trained = run(tmp_path / "accumulating.py", tmp_path, losses, cut)
+    assert trained.returncode == 0, trained.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    sizes = [len(batch) for batch in first[0]]
+    assert sizes == ([8, 8, 6] if cut == "chunks" else [4, 4, 4, 4, 4, 2])
+    assert first[1] == (len(sizes) if losses == "one" else 0)  # several losses are reduced by mlpug itself
+    weights = {name: weight.clone().requires_grad_() for name, weight in first[2].items()}
+    for halves in zip(first[0], second[0], strict=True):
+        batch = torch.cat(halves)
+        x = batch[batch[:, 3] > 0, :3]
+        errors = [x @ weights[f"{part}.weight"][0] + weights[f"{part}.bias"] for part in ("first", "second")]
+        sum(error.square().mean() for error in errors).backward()
+        with torch.no_grad():
+            for weight in weights.values():
+                weight -= 0.1 * weight.grad
+                weight.grad = None
+    for name, weight in weights.items():
+        assert torch.equal(first[3][name], second[3][name])
+        torch.testing.assert_close(first[3][name], weight.detach(), rtol=1e-10, atol=1e-12)
