@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -187,10 +188,14 @@ class TrainingModule(pl.LightningModule):
             self._norms[self._names[id(optimizer)]] = clip(gradients, self._run.clipping)
 
     def _update_through_lightning(self) -> bool:
-        optimizers = self.optimizers()
-        steps = [optimizer.step for optimizer in (optimizers if isinstance(optimizers, list) else [optimizers])]
-        did_step = [_did_step(step, self._scaler) for step in steps]
-        return any(did_step)
+        optimizers: Any = self.optimizers()
+        first, *others = optimizers if isinstance(optimizers, list) else [optimizers]
+        for other in others:  # one update of the weights is one step of Lightning's global_step
+            other._on_before_step = other._on_after_step = _do_nothing
+        with _one_scale(self._scaler):
+            for optimizer in (first, *others):
+                optimizer.step()
+            return any(_did_step(optimizer, self._scaler) for optimizer in self._given_optimizers)
 
     def _nobody_listens(self) -> bool:
         trainer: Any = self.trainer
@@ -209,14 +214,32 @@ class TrainingModule(pl.LightningModule):
 TrainingModule.training_step.__signature__ = inspect.signature(TrainingModule.training_step)  # type: ignore[attr-defined]
 
 
-def _did_step(step: Callable[[], Any], scaler: Any) -> bool:
-    """Step; a loss scaler that leaves a step out lowers its scale."""
+@contextmanager
+def _one_scale(scaler: Any) -> Iterator[None]:
+    """Let a loss scaler change its scale once all optimizers are done.
+
+    Lightning lets it after each one, and the gradients of the next would be divided by another scale than theirs.
+    """
     if scaler is None:
-        step()
+        yield
+        return
+    scaler.update = _do_nothing
+    try:
+        yield
+    finally:
+        del scaler.update
+    scaler.update()
+
+
+def _did_step(optimizer: torch.optim.Optimizer, scaler: Any) -> bool:
+    """A loss scaler leaves out the step of an optimizer with a gradient that isn't finite."""
+    if scaler is None:
         return True
-    scale: float = scaler.get_scale()
-    step()
-    return bool(scaler.get_scale() >= scale)
+    return not any(found.item() for found in scaler._found_inf_per_device(optimizer).values())
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class _Unregistered:

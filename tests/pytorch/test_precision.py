@@ -129,3 +129,52 @@ def test_precision_goes_to_the_trainer_that_is_given():
 def test_mixed_precision_on_a_processor_is_bfloat16():
     keep = train(scaled_batches([1]), accelerator="cpu", use_mixed_precision=True)
     assert keep.model.computed_in == {torch.bfloat16}
+
+
+class TwoModels(torch.nn.Module):
+    """Batches are (x, scales of the two losses [2])."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.second = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+
+    def forward(self, batch_data, evaluate_settings, inference_mode=None):
+        x, scales = batch_data
+        parts = {"first": self.first, "second": self.second}
+        losses = [part(x).float().square().mean() * scale for part, scale in zip(parts.values(), scales, strict=True)]
+        return dict(zip(parts, losses, strict=True)), len(x)
+
+
+class CountSteps(pl.Callback):
+    def __init__(self):
+        self.global_steps = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.global_steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["as they are", "clipped"])
+def test_of_two_optimizers_one_may_overflow_and_the_other_steps_with_its_own_gradient(options):
+    scales = [(1, 1), (1e7, 1), (1, 1)]
+    torch.manual_seed(5)
+    batches = [(torch.randn(4, 3), torch.tensor(pair)) for pair in scales]
+
+    def weights_after(batches, **options):
+        model, count = TwoModels(), CountSteps()
+        optimizers = {
+            name: torch.optim.SGD(part.parameters(), lr=0.05)
+            for name, part in (("first", model.first), ("second", model.second))
+        }
+        trainer = mlp.trainers.DefaultTrainer(optimizers, model, accelerator="cpu", **options)
+        manager = mlp.trainers.TrainingManager(trainer, batches, callbacks=[count])
+        trainer.set_training_model(model)
+        manager.start_training()
+        assert count.global_steps == [1, 2, 3]  # one for each batch, however many optimizers there are
+        return model.first.weight.detach(), model.second.weight.detach()
+
+    first, second = weights_after(batches, **scaling_loss(2.0**8), **options)
+    batches[1][1][0] = 0  # nothing for the first, as where its step is left out
+    expected_first, expected_second = weights_after(batches, **options)
+    torch.testing.assert_close(first, expected_first, rtol=0, atol=1e-3)
+    torch.testing.assert_close(second, expected_second, rtol=0, atol=1e-3)
