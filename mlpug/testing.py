@@ -160,13 +160,13 @@ class FakeAdapter:
             returned = model(chunk, evaluate_settings=run.evaluate_settings(), inference_mode=False)
             output = as_step_output(returned, chunk)
             outputs.append(output)
-            if output.num_samples or len(chunks) == 1:
-                weight = output.num_samples if len(chunks) > 1 else 1
+            if output.num_samples or run.chunks_of is None:
+                weight = 1 if run.chunks_of is None else output.num_samples
                 sums = {name: sums.get(name, 0) + weight * value for name, value in model.gradients.items()}
         output = joined_outputs(outputs, np.concatenate, _weighted_mean)
         if not sums:  # nothing in the batch counts
             return output, False
-        total = output.num_samples if len(chunks) > 1 else 1
+        total = 1 if run.chunks_of is None else output.num_samples
         gradients = {name: value / total for name, value in sums.items()}
         losses = output.loss.values() if isinstance(output.loss, Mapping) else [output.loss]
         looked_at = (*losses, *gradients.values()) if run.on_non_finite is not None else ()

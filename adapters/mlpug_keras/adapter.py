@@ -109,6 +109,7 @@ class KerasAdapter:
         model.evaluate_settings = run.evaluate_settings
         model.on_non_finite = run.on_non_finite
         model.clipping = run.clipping
+        model.has_chunks = run.chunks_of is not None
         model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here

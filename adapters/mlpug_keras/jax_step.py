@@ -25,9 +25,9 @@ _weighted_mean = jax.jit(weighted_mean)
 class Step:
     """Loss, gradients and update, by `jax.jit` unless it is to run eagerly.
 
-    A batch of one chunk is computed by one function. Of more, each chunk is computed by a function that adds to the
-    sums of the gradients, and another one updates: so the memory is that of one chunk, and a batch of many chunks is
-    compiled no longer than one of a few.
+    A whole batch is computed by one function. Where batches have chunks, each is computed by a function that adds to
+    the sums of the gradients, and another one updates: so the memory is that of one chunk, and a batch of many chunks
+    is compiled no longer than one of a few.
     """
 
     compiler = staticmethod(jax.jit)  # takes the compile_kwargs
@@ -93,7 +93,7 @@ class Step:
         Where `looks` is True, they and all else stay where the loss or a gradient isn't finite.
         """
         old_state, in_order = self._values(), self._optimizers.in_order
-        if len(chunks) == 1:
+        if not self._model.has_chunks:
             function, arrays = self._train_for(looks, clipping).of(chunks[0], settings)
             results, is_finite, has_moved, norm, state = self._guarded(function, old_state, arrays)
             loss, num_samples, auxiliary_results = results

@@ -37,6 +37,7 @@ class TrainingModel(keras.Model):
         on_non_finite: what a step calls that changed nothing because its loss or a gradient isn't finite; None: nobody
             looks.
         clipping: what is done to gradients.
+        has_chunks: whether batches are computed in parts.
         has_native_callbacks: whether Keras's own callbacks listen.
     """
 
@@ -50,6 +51,7 @@ class TrainingModel(keras.Model):
         self.evaluate_settings: Callable[[], Any] = lambda: None
         self.on_non_finite: Callable[[StepOutput], None] | None = None
         self.clipping: Clipping | None = None
+        self.has_chunks = False
         self.has_native_callbacks = False
 
     @property

@@ -23,9 +23,9 @@ from mlpug_keras.tensorflow_parts import Sums, Traced
 class Step:
     """Loss, gradients and update, by `tf.function` unless it is to run eagerly.
 
-    A batch of one chunk is computed by one function. Of more, each chunk is computed by a function that adds to the
-    sums of the gradients, and another one updates: so the memory is that of one chunk, and a batch of many chunks is
-    traced no longer than one of a few.
+    A whole batch is computed by one function. Where batches have chunks, each is computed by a function that adds to
+    the sums of the gradients, and another one updates: so the memory is that of one chunk, and a batch of many chunks
+    is traced no longer than one of a few.
     """
 
     compiler = staticmethod(tf.function)  # takes the compile_kwargs
@@ -105,10 +105,10 @@ class Step:
         Where `looks` is True, they and all else stay where the loss or a gradient isn't finite.
         """
         # XLA writes what a step changed when the step is done; without it, an error comes when some of it is written.
-        is_atomic = self._is_atomic and len(chunks) == 1
+        is_atomic = self._is_atomic and not self._model.has_chunks
         kept = [] if is_atomic else _values_of(self._model.non_trainable_variables)
         try:
-            if len(chunks) == 1:
+            if not self._model.has_chunks:
                 function, arrays = self._train_for(looks, clipping).of(chunks[0], settings)
                 (loss, num_samples, auxiliary_results), is_finite, has_moved, norm = function(arrays)
                 num_samples = counted(num_samples, chunks[0])

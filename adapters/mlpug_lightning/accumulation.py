@@ -23,6 +23,7 @@ class BatchGradient:
         optimizers: by name.
         trainer: Lightning's.
         device: of the model.
+        weighs: whether batches are computed in parts.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class BatchGradient:
         optimizers: Mapping[str, torch.optim.Optimizer],
         trainer: Any,
         device: torch.device,
+        weighs: bool,
     ) -> None:
         self._forward = forward
         self._backward = backward
@@ -39,10 +41,11 @@ class BatchGradient:
         self._strategy = trainer.strategy
         self._num_processes = trainer.world_size
         self._device = device
+        self._weighs = weighs or trainer.world_size > 1
 
     def of(self, chunks: list[Any], settings: Any) -> tuple[StepOutput, bool]:
         """What the model gives for the batch, and whether it has a gradient: not so where nothing in it counts."""
-        if len(chunks) == 1 and self._num_processes == 1:
+        if not self._weighs:
             output = self._forward(chunks[0], settings)
             self._add(output.loss, 1.0)
             return _without_graph(output), True

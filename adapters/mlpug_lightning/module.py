@@ -91,7 +91,9 @@ class TrainingModule(pl.LightningModule):
             self._update = self._update_through_lightning
             backward = self.manual_backward
         optimizers = {self._names[id(optimizer)]: optimizer for optimizer in self._given_optimizers}
-        self._gradient = BatchGradient(self._forward, backward, optimizers, self.trainer, self.device)
+        self._gradient = BatchGradient(
+            self._forward, backward, optimizers, self.trainer, self.device, weighs=self._run.chunks_of is not None
+        )
         if self.keep_buffers or self._on_non_finite is not None:
             self._kept_buffers = KeptBuffers(self)
 

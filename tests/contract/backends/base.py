@@ -63,6 +63,16 @@ class Backend(Protocol):
     def train_by_hand(self, batches: list[Any], num_epochs: int) -> tuple[dict[str, np.ndarray], list[float]]:
         """The weights, and the loss of each batch, of a hand-written loop from the same first weights."""
 
+    rounding: float  # relative: how exactly an update of `counting_regression` is computed
+
+    def counting_regression(self, **arguments: Any) -> tuple[Any, Any, Callable[[], np.ndarray]]:
+        """A trainer, a training model, and what reads its weights: linear regression from weights that are 0.
+
+        Batches are (x, y, counts): the loss is sum(counts * squared error) / sum(counts), NaN where nothing counts, and
+        num_samples is sum(counts). It returns predictions and the mean of them. Gradient descent with a rate of 0.05.
+        The weights are those of the features, and the bias last.
+        """
+
     def without_dropout(self) -> None:
         """From now on training and inference mode compute the same."""
 

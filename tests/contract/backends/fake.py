@@ -12,6 +12,7 @@ _LEARNING_RATE = 0.05
 
 class FakeBackend:
     is_bit_equal = True
+    rounding = 1e-12
     calls_python_at_each_batch = True
 
     def __init__(self):
@@ -23,6 +24,11 @@ class FakeBackend:
 
     def training_model(self, spy=None, returns=None):
         return _TrainModel(self.model, spy, returns)
+
+    def counting_regression(self, **arguments):
+        model = _CountingRegression()
+        trainer = fake_trainer(GradientDescent(model.parameters, 0.05), model, **arguments)
+        return trainer, model, lambda: np.append(model.parameters["weight"], model.parameters["bias"])
 
     def without_parameters(self):
         fake_trainer(optimizers=GradientDescent({}), model_components=self.model)
@@ -61,6 +67,20 @@ class FakeBackend:
 
     def transfers(self):
         return contextlib.nullcontext([])
+
+
+class _CountingRegression(LinearRegression):
+    def __init__(self):
+        super().__init__(NUM_FEATURES)
+
+    def __call__(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y, counts = batch_data
+        predictions = x @ self.parameters["weight"] + self.parameters["bias"]
+        errors, total = predictions - y, counts.sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.gradients = {"weight": 2 * (x.T @ (counts * errors)) / total, "bias": 2 * (counts @ errors) / total}
+            loss = (counts @ errors**2) / total
+        return loss, total, {"predictions": predictions, "mean": (counts @ predictions) / max(total, 1)}
 
 
 class _TrainModel:

@@ -16,6 +16,7 @@ class KerasBackend:
     calls_python_at_each_batch = False  # compiled: the training model's code runs when it is traced
     eager_mode = False
     is_bit_equal = False
+    rounding = 1e-6
 
     def __init__(self):
         self.model = new_model()
@@ -27,6 +28,12 @@ class KerasBackend:
 
     def training_model(self, spy=None, returns=None):
         return TrainModel(self.model, spy, returns)
+
+    def counting_regression(self, **arguments):
+        model = _CountingRegression()
+        arguments.setdefault("eager_mode", self.eager_mode)
+        trainer = self.mlp.trainers.DefaultTrainer(keras.optimizers.SGD(0.05), model.linear, **arguments)
+        return trainer, model, lambda: np.append(*model.linear.get_weights())
 
     def without_parameters(self):
         self.model.trainable = False
@@ -79,6 +86,21 @@ class KerasBackend:
         finally:
             for name, original in originals.items():
                 setattr(kind, name, original)
+
+
+class _CountingRegression(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.linear = keras.Sequential(
+            [keras.Input((NUM_FEATURES,)), keras.layers.Dense(1, kernel_initializer="zeros")]
+        )
+
+    def call(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y, counts = (keras.ops.cast(part, "float32") for part in batch_data)
+        predictions, total = self.linear(x)[:, 0], keras.ops.sum(counts)
+        loss = keras.ops.sum(counts * keras.ops.square(predictions - y)) / total
+        mean = keras.ops.sum(counts * predictions) / keras.ops.maximum(total, 1)
+        return loss, total, {"predictions": predictions, "mean": mean}
 
 
 class TrainModel(keras.Model):

@@ -15,6 +15,7 @@ _TO_HOST = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__"
 
 class LightningBackend:
     is_bit_equal = True
+    rounding = 1e-12
     calls_python_at_each_batch = True
 
     def __init__(self):
@@ -28,6 +29,13 @@ class LightningBackend:
 
     def training_model(self, spy=None, returns=None):
         return _TrainModel(self.model, spy, returns)
+
+    def counting_regression(self, **arguments):
+        model = _CountingRegression()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        trainer = mlp.trainers.DefaultTrainer(optimizer, model.linear, accelerator="cpu", **arguments)
+        linear = model.linear
+        return trainer, model, lambda: torch.cat([linear.weight[0], linear.bias]).detach().numpy().copy()
 
     def without_parameters(self):
         mlp.trainers.DefaultTrainer(optimizers=torch.optim.SGD([{"params": []}], lr=0.1), model_components=self.model)
@@ -97,6 +105,20 @@ def _model_and_optimizer():
         torch.nn.Linear(NUM_FEATURES, 16), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1)
     ).double()
     return model, torch.optim.Adam(model.parameters(), lr=0.01)
+
+
+class _CountingRegression(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(NUM_FEATURES, 1).double()
+        for parameter in self.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    def forward(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y, counts = batch_data
+        predictions, total = self.linear(x)[:, 0], counts.sum()
+        loss = (counts * (predictions - y).square()).sum() / total
+        return loss, total, {"predictions": predictions, "mean": (counts * predictions).sum() / total.clamp(min=1)}
 
 
 class _TrainModel(torch.nn.Module):
