@@ -349,9 +349,12 @@ def test_a_run_resumed_after_any_batch_equals_one_never_stopped(backend, tmp_pat
 def test_another_number_of_steps_within_an_epoch_is_refused(backend, tmp_path):
     batches = [make_batch(2, number) for number in range(8)]
     keep = Keep(tmp_path)
-    train(backend, batches, 1, [keep], gradient_accumulation_steps=2)
-    trainer, model, _ = backend.counting_regression(gradient_accumulation_steps=4)
-    manager = TrainingManager(trainer, batches, num_batches_per_epoch=2)
-    trainer.set_training_model(model)
-    with pytest.raises(CheckpointMismatchError, match="num_batches_per_epoch|gradient_accumulation_steps"):
-        manager.start_training(keep.saved[0][0])
+
+    def manager_of(num_steps, callbacks):
+        trainer, model, _ = backend.counting_regression(gradient_accumulation_steps=num_steps)
+        trainer.set_training_model(model)
+        return TrainingManager(trainer, batches, callbacks=callbacks, num_batches_per_epoch=2)
+
+    manager_of(2, [keep]).start_training()
+    with pytest.raises(CheckpointMismatchError, match="where gradient_accumulation_steps was 2, and it is 4 now"):
+        manager_of(4, []).start_training(keep.saved[0][0])
