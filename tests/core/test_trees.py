@@ -1,4 +1,4 @@
-"""Batches as trees: mapping, looking inside, counting and cutting."""
+"""Batches as trees: mapping, looking inside and counting."""
 
 from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass, field
@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpug.chunks import Chunking
-from mlpug.errors import ConfigurationError
 from mlpug.trees import leaves, map_leaves, num_samples_in
 
 Pair = namedtuple("Pair", ["x", "y"])
@@ -110,52 +108,3 @@ def test_num_samples_is_the_first_axis_of_the_first_array_that_has_one():
 @pytest.mark.parametrize("batch", [None, "text", 3, [1, 2, 3], np.float64(1), np.zeros(()), {}])
 def test_num_samples_is_none_where_no_array_has_an_axis(batch):
     assert num_samples_in(batch) is None
-
-
-@pytest.mark.parametrize(("length", "chunk_size"), [(6, 2), (7, 3), (2, 5), (1, 1), (5, 5)])
-def test_chunks_are_as_large_as_asked_but_for_the_last_and_join_to_the_whole(length, chunk_size):
-    x = np.arange(length * 2).reshape(length, 2)
-    chunks = [chunk["x"] for chunk in Chunking(chunk_size).chunks_of({"x": x})]
-
-    assert np.array_equal(np.concatenate(chunks), x)
-    assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
-    assert 1 <= len(chunks[-1]) <= chunk_size
-
-
-def test_chunks_cut_every_array_alike_and_keep_the_nesting():
-    batch = Pair(np.arange(5), Frozen({"y": np.arange(10).reshape(5, 2)}))
-    first, second = Chunking(3).chunks_of(batch)
-
-    assert isinstance(first, Pair)
-    assert first.x.tolist() == [0, 1, 2]
-    assert second.y.x["y"].tolist() == [[6, 7], [8, 9]]
-
-
-def test_what_has_no_first_axis_is_in_every_chunk():
-    batch = {"x": np.arange(4), "scale": 2.0, "name": "a", "nothing": None, "count": np.array(4)}
-
-    for chunk in Chunking(3).chunks_of(batch):
-        assert {key: chunk[key] for key in ("scale", "name", "nothing", "count")} == {
-            "scale": 2.0,
-            "name": "a",
-            "nothing": None,
-            "count": np.array(4),
-        }
-
-
-@pytest.mark.parametrize("wrap", [UserDict, Words], ids=["mapping", "list of its own kind"])
-def test_chunks_of_any_nesting_hold_each_sample_once(wrap):
-    batch = UserDict(x=np.arange(5)) if wrap is UserDict else Words([np.arange(5)])
-    samples = [leaf.tolist() for chunk in Chunking(2).chunks_of(batch) for leaf in leaves(chunk)]
-
-    assert samples == [[0, 1], [2, 3], [4]]
-
-
-def test_chunks_need_one_first_axis_for_all_arrays():
-    with pytest.raises(ConfigurationError, match=r"have \[3, 4\] samples.*leave out batch_chunk_size"):
-        Chunking(2).chunks_of((np.zeros(3), np.zeros((4, 3))))
-
-
-def test_chunks_need_an_array():
-    with pytest.raises(ConfigurationError, match="has no array"):
-        Chunking(2).chunks_of({"scale": 2.0})
