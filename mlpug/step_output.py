@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -59,6 +59,19 @@ def _check_loss(loss: Any) -> None:
     elif len(shape) > 0:
         raise TrainingModelError(
             f"The training model's loss must be a scalar, not an array of shape {tuple(shape)}. {_RETURNS}"
+        )
+
+
+def check_losses(loss: Any, optimizer_names: Iterable[str]) -> None:
+    """Raise `TrainingModelError` where there are several losses, and not one for each optimizer.
+
+    >>> check_losses(0.5, ["generator", "discriminator"])
+    """
+    names = list(optimizer_names)
+    if isinstance(loss, Mapping) and set(loss) != set(names):
+        raise TrainingModelError(
+            f"The training model returned losses for {', '.join(map(str, loss))}, and the optimizers are "
+            f"{', '.join(names)}: return one loss for all of them, or one for each by its name."
         )
 
 

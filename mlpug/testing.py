@@ -17,7 +17,7 @@ from mlpug.adapter import Clipping, Process, Run, StepOutput
 from mlpug.chunks import Group, joined
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_fits, check_names
-from mlpug.step_output import as_step_output, joined_outputs
+from mlpug.step_output import as_step_output, check_losses, joined_outputs
 from mlpug.trainers.default_trainer import DefaultTrainer, named
 from mlpug.trees import map_leaves
 
@@ -159,6 +159,7 @@ class FakeAdapter:
         for chunk in chunks:
             returned = model(chunk, evaluate_settings=run.evaluate_settings(), inference_mode=False)
             output = as_step_output(returned, chunk)
+            check_losses(output.loss, self._optimizers)
             outputs.append(output)
             if output.num_samples or run.chunks_of is None:
                 weight = 1 if run.chunks_of is None else output.num_samples

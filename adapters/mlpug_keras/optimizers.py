@@ -10,7 +10,8 @@ import keras
 from keras import ops
 
 from mlpug.adapter import Clipping
-from mlpug.errors import ConfigurationError, TrainingModelError
+from mlpug.errors import ConfigurationError
+from mlpug.step_output import check_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,7 @@ class Optimizers:
         Each is multiplied by what its optimizer expects, which is more than 1 where it scales losses.
         """
         if isinstance(loss, Mapping):
-            if loss.keys() != self._by_name.keys():
-                raise TrainingModelError(
-                    f"The training model returned losses for {', '.join(map(str, loss))}, and the optimizers are "
-                    f"{', '.join(self._by_name)}: return one loss for all of them, or one for each by its name."
-                )
+            check_losses(loss, self._by_name)
             return [optimizer.scale_loss(loss[name]) for name, optimizer in self._by_name.items()]
         if len(self._by_name) == 1 or self.are_scaled:
             return [optimizer.scale_loss(loss) for optimizer in self._by_name.values()]

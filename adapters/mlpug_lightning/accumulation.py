@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from mlpug.adapter import Clipping, StepOutput
-from mlpug.errors import TrainingModelError
-from mlpug.step_output import joined_outputs
+from mlpug.step_output import check_losses, joined_outputs
 from mlpug_lightning.batches import detached
 
 
@@ -76,11 +75,7 @@ class BatchGradient:
         if not isinstance(loss, Mapping):
             self._backward(loss if _is(weight, 1.0) else loss * weight)
             return
-        if loss.keys() != self._optimizers.keys():
-            raise TrainingModelError(
-                f"The training model returned losses for {', '.join(map(str, loss))}, and the optimizers are "
-                f"{', '.join(self._optimizers)}: return one loss for all of them, or one for each by its name."
-            )
+        check_losses(loss, self._optimizers)
         *others, last = self._optimizers
         for name in (*others, last):
             own = [parameter for parameter in parameters_of(self._optimizers[name]) if parameter.requires_grad]

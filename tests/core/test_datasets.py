@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from mlpug import checkpoints
 from mlpug.callbacks import Callback
 from mlpug.datasets import random_states
 from mlpug.errors import CheckpointMismatchError, ConfigurationError, MlpugWarning
+from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
 
 NUM_BATCHES, NUM_EPOCHS = 5, 3
 RNG = np.random.default_rng
@@ -147,11 +148,16 @@ def start_from(number):
 def run(make_manager, mean_model):
     """Trains, and gives what was seen."""
 
-    def run(dataset, start=1, keeper=None, resume_from=None, num_draws=3, num_epochs=NUM_EPOCHS, **options):
+    def run(
+        dataset, start=1, keeper=None, resume_from=None, num_draws=3, num_epochs=NUM_EPOCHS, num_steps=1, **options
+    ):
         start_from(start)
         recorder = Recorder(num_draws)
         callbacks = [recorder] if keeper is None else [recorder, keeper]
-        manager = make_manager(dataset, callbacks, mean_model, num_epochs=num_epochs, **options)
+        model = LinearRegression(num_features=2)
+        trainer = fake_trainer(GradientDescent(model.parameters), model, gradient_accumulation_steps=num_steps)
+        trainer.set_training_model(mean_model)
+        manager = make_manager(dataset, callbacks, trainer=trainer, num_epochs=num_epochs, **options)
         manager.start_training(resume_from)
         return recorder
 
@@ -325,3 +331,87 @@ def test_what_cant_be_read_again_warns_where_states_are_kept_and_goes_on(run, ma
 def test_a_seed_that_is_none_is_refused_when_the_manager_is_made(make_manager, seed):
     with pytest.raises(ConfigurationError, match="seed must be a whole number of at least 0"):
         make_manager(Items(), [], seed=seed)
+
+
+# Batches that are made of several of the dataset's.
+
+
+def together(batches, num_steps):
+    """What an epoch's batches make, so many of them together."""
+    firsts = range(0, len(batches), num_steps)
+    return [[number for batch in batches[first : first + num_steps] for number in batch] for first in firsts]
+
+
+@WITHOUT_AND_WITH_SEED
+@pytest.mark.parametrize("num_steps", [2, 3, NUM_BATCHES, NUM_BATCHES + 1])
+@pytest.mark.parametrize("make", (KINDS | MORE_KINDS).values(), ids=KINDS | MORE_KINDS)
+@pytest.mark.filterwarnings(DRAWS_IN_TURN)
+def test_a_run_on_several_batches_together_goes_on_with_the_next_ones(run, keeper, make, num_steps, options):
+    assert_resumes_anywhere(run, keeper, make, num_steps=num_steps, **options)
+
+
+@pytest.mark.parametrize("make", NEEDS_A_SEED.values(), ids=NEEDS_A_SEED)
+@pytest.mark.filterwarnings("ignore:The training dataset ended after")
+def test_several_together_go_on_so_with_a_seed(run, keeper, make):
+    assert_resumes_anywhere(run, keeper, make, num_batches_per_epoch=2, num_steps=2, seed=3)
+
+
+@WITHOUT_AND_WITH_SEED
+@pytest.mark.parametrize("num_batches", [1, 2, 3])
+@pytest.mark.parametrize("make", [*WITHIN_ROUNDS.values(), lambda number: Stateful()], ids=[*WITHIN_ROUNDS, "stateful"])
+@pytest.mark.filterwarnings("ignore:The training dataset ended after", DRAWS_IN_TURN)
+def test_several_together_go_on_so_in_epochs_that_end_within_a_round(run, keeper, make, num_batches, options):
+    """With 2, 4 or 6 of the dataset's batches to an epoch, and 5 to a round."""
+    assert_resumes_anywhere(run, keeper, make, num_batches_per_epoch=num_batches, num_steps=2, **options)
+
+
+@EACH_KIND
+def test_by_default_several_together_are_those_of_a_plain_loop(run, make):
+    trained = run(make(1), num_steps=2)
+    start_from(1)
+    dataset, by_hand = make(1), Recorder()
+    for epoch in range(NUM_EPOCHS):
+        batches = iter(dataset)
+        while pair := list(islice(batches, 2)):
+            by_hand.on_batch_training_completed(np.concatenate(pair), {"current": {"epoch": epoch}})
+    assert (trained.batches, trained.drawn) == (by_hand.batches, by_hand.drawn)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("num_steps", [2, 3, NUM_BATCHES, NUM_BATCHES + 1])
+def test_with_a_seed_the_order_is_the_same_however_many_make_one(run, make, num_steps):
+    one_by_one = run(make(1), seed=3).orders()
+    expected = [together(batches, num_steps) for batches in one_by_one]
+    assert run(make(2), seed=3, num_steps=num_steps).orders() == expected
+
+
+@pytest.mark.parametrize("kind", [Items, Stateful])
+def test_batches_that_are_done_are_not_loaded_again_where_several_make_one(run, keeper, kind):
+    run(whole := kind(), keeper=keeper, num_steps=2)
+    assert len(whole.loaded) == NUM_EPOCHS * NUM_BATCHES
+    for path, done in keeper.saved:
+        epochs, batches = divmod(done, 3)  # the third batch of an epoch has the one that is left
+        run(resumed := kind(), resume_from=path, num_steps=2)
+        assert resumed.loaded == whole.loaded[NUM_BATCHES * epochs + 2 * batches :]
+
+
+@pytest.mark.parametrize("make", [Stream, generator])
+def test_several_together_of_what_cant_be_read_again_go_on_with_what_comes(run, keeper, make):
+    options = {"num_batches_per_epoch": 2, "num_epochs": 2, "num_steps": 2}
+    with pytest.warns(MlpugWarning, match="which can't be read again from its start"):
+        whole = run(make(), keeper=keeper, **options)
+    assert whole.batches == [(number // 2, [2.0 * number, 2.0 * number + 1]) for number in range(4)]
+    for path, done in keeper.saved:
+        resumed = run(make(50), resume_from=path, **options)
+        firsts = {number: 50.0 + 2 * (number - done) for number in range(done, 4)}
+        assert resumed.batches == [(number // 2, [first, first + 1]) for number, first in firsts.items()]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_it_is_refused_to_go_on_within_an_epoch_with_another_number_of_batches_together(run, keeper, number):
+    options = {"num_batches_per_epoch": 2, "num_epochs": 2}  # the same in both: only what they are made of differs
+    run(Endless(RNG(1)), keeper=keeper, num_steps=2, **options)
+    by_done = {done: path for path, done in keeper.saved}  # the last of each: at 2, that of the end of the epoch
+    with pytest.raises(CheckpointMismatchError, match="gradient_accumulation_steps was 2, and it is"):
+        run(Endless(RNG(1)), resume_from=by_done[1], num_steps=number, **options)
+    assert len(run(Endless(RNG(1)), resume_from=by_done[2], num_steps=number, **options).batches) == 2

@@ -73,6 +73,12 @@ class Backend(Protocol):
         The weights are those of the features, and the bias last.
         """
 
+    def two_regressions(self, returns: Callable[[Any, Any], Any], **arguments: Any) -> tuple[Any, Any, Any]:
+        """The same twice, of y and of -2y, with the optimizers "first" (a rate of 0.05) and "second" (0.1).
+
+        Batches are (x, y). `returns(first_loss, second_loss)` makes the loss, as `losses_by_name` does.
+        """
+
     def without_dropout(self) -> None:
         """From now on training and inference mode compute the same."""
 
@@ -90,3 +96,8 @@ class Backend(Protocol):
 
     def transfers_to_read_losses(self, count: int) -> int:
         """By the backend's own means, for so many losses with their num_samples at once."""
+
+
+def losses_by_name(first: Any, second: Any) -> dict[str, Any]:
+    """A loss for each of two optimizers."""
+    return {"first": first, "second": second}

@@ -30,6 +30,16 @@ class FakeBackend:
         trainer = fake_trainer(GradientDescent(model.parameters, 0.05), model, **arguments)
         return trainer, model, lambda: np.append(model.parameters["weight"], model.parameters["bias"])
 
+    def two_regressions(self, returns, **arguments):
+        model = _TwoRegressions(returns)
+        first, second = model.parts
+        optimizers = {
+            "first": GradientDescent({f"first.{name}": value for name, value in first.parameters.items()}, 0.05),
+            "second": GradientDescent({f"second.{name}": value for name, value in second.parameters.items()}, 0.1),
+        }
+        trainer = fake_trainer(optimizers, {"first": first, "second": second}, **arguments)
+        return trainer, model, lambda: [np.append(p.parameters["weight"], p.parameters["bias"]) for p in model.parts]
+
     def without_parameters(self):
         fake_trainer(optimizers=GradientDescent({}), model_components=self.model)
 
@@ -81,6 +91,24 @@ class _CountingRegression(LinearRegression):
             self.gradients = {"weight": 2 * (x.T @ (counts * errors)) / total, "bias": 2 * (counts @ errors) / total}
             loss = (counts @ errors**2) / total
         return loss, total, {"predictions": predictions, "mean": (counts @ predictions) / max(total, 1)}
+
+
+class _TwoRegressions:
+    def __init__(self, returns):
+        self.returns, self.parts = returns, (LinearRegression(NUM_FEATURES), LinearRegression(NUM_FEATURES))
+        self.gradients = {}
+
+    def __call__(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y = batch_data
+        first, second = self.parts
+        losses = [part((x, target), None, inference_mode)[0] for part, target in ((first, y), (second, -2 * y))]
+        names = ("first", "second")
+        self.gradients = {
+            f"{name}.{parameter}": gradient
+            for name, part in zip(names, self.parts, strict=True)
+            for parameter, gradient in part.gradients.items()
+        }
+        return self.returns(*losses), len(y)
 
 
 class _TrainModel:

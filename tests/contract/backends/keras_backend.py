@@ -35,6 +35,15 @@ class KerasBackend:
         trainer = self.mlp.trainers.DefaultTrainer(keras.optimizers.SGD(0.05), model.linear, **arguments)
         return trainer, model, lambda: np.append(*model.linear.get_weights())
 
+    def two_regressions(self, returns, **arguments):
+        model = _TwoRegressions(returns)
+        arguments.setdefault("eager_mode", self.eager_mode)
+        parts = {"first": model.first, "second": model.second}
+        arguments.setdefault("trainable_variables", parts)
+        optimizers = {"first": keras.optimizers.SGD(0.05), "second": keras.optimizers.SGD(0.1)}
+        trainer = self.mlp.trainers.DefaultTrainer(optimizers, parts, **arguments)
+        return trainer, model, lambda: [np.append(*part.get_weights()) for part in parts.values()]
+
     def without_parameters(self):
         self.model.trainable = False
         self.trainer().set_training_model(self.training_model())
@@ -101,6 +110,24 @@ class _CountingRegression(keras.Model):
         loss = keras.ops.sum(counts * keras.ops.square(predictions - y)) / total
         mean = keras.ops.sum(counts * predictions) / keras.ops.maximum(total, 1)
         return loss, total, {"predictions": predictions, "mean": mean}
+
+
+class _TwoRegressions(keras.Model):
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+        self.first, self.second = (
+            keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+            for _ in range(2)
+        )
+
+    def call(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y = (keras.ops.cast(part, "float32") for part in batch_data)
+        losses = [
+            keras.ops.mean(keras.ops.square(part(x)[:, 0] - target))
+            for part, target in ((self.first, y), (self.second, -2 * y))
+        ]
+        return self.returns(*losses), keras.ops.shape(y)[0]
 
 
 class TrainModel(keras.Model):

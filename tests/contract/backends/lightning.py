@@ -37,6 +37,20 @@ class LightningBackend:
         linear = model.linear
         return trainer, model, lambda: torch.cat([linear.weight[0], linear.bias]).detach().numpy().copy()
 
+    def two_regressions(self, returns, **arguments):
+        model = _TwoRegressions(returns)
+        optimizers = {
+            "first": torch.optim.SGD(model.first.parameters(), lr=0.05),
+            "second": torch.optim.SGD(model.second.parameters(), lr=0.1),
+        }
+        parts = {"first": model.first, "second": model.second}
+        trainer = mlp.trainers.DefaultTrainer(optimizers, parts, accelerator="cpu", **arguments)
+        return (
+            trainer,
+            model,
+            lambda: [torch.cat([part.weight[0], part.bias]).detach().numpy().copy() for part in parts.values()],
+        )
+
     def without_parameters(self):
         mlp.trainers.DefaultTrainer(optimizers=torch.optim.SGD([{"params": []}], lr=0.1), model_components=self.model)
 
@@ -45,6 +59,7 @@ class LightningBackend:
 
     def train_by_hand(self, batches, num_epochs):
         model, optimizer = _model_and_optimizer()
+        model[2].p = self.model[2].p
         torch.manual_seed(_SEED)
         losses = []
         for _ in range(num_epochs):
@@ -119,6 +134,20 @@ class _CountingRegression(torch.nn.Module):
         predictions, total = self.linear(x)[:, 0], counts.sum()
         loss = (counts * (predictions - y).square()).sum() / total
         return loss, total, {"predictions": predictions, "mean": (counts * predictions).sum() / total.clamp(min=1)}
+
+
+class _TwoRegressions(torch.nn.Module):
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+        self.first, self.second = torch.nn.Linear(NUM_FEATURES, 1).double(), torch.nn.Linear(NUM_FEATURES, 1).double()
+        for parameter in self.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    def forward(self, batch_data, evaluate_settings, inference_mode=None):
+        x, y = batch_data
+        losses = [(part(x)[:, 0] - target).square().mean() for part, target in ((self.first, y), (self.second, -2 * y))]
+        return self.returns(*losses), len(y)
 
 
 class _TrainModel(torch.nn.Module):
