@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlpug.errors import ConfigurationError
-from mlpug.trees import leaves, map_leaves
+from mlpug.trees import children, leaves, map_leaves, with_children
 from mlpug.validation import checked_count, checked_function
 
 
@@ -101,15 +101,11 @@ def _length_of(batch: Any) -> int:
 
 def _check_lists(tree: Any, length: int) -> None:
     """Refuse lists with something for each sample that isn't an array: it would be in every chunk as a whole."""
-    if isinstance(tree, Mapping):
-        for item in tree.values():
-            _check_lists(item, length)
-    elif isinstance(tree, (list, tuple)):
-        plain = [item for item in tree if isinstance(item, (str, bytes, int, float))]
-        if plain and len(tree) == length > 1:
-            raise _cant_cut(f"it has a {type(tree).__name__} with something for each sample, such as {plain[0]!r}")
-        for item in tree:
-            _check_lists(item, length)
+    is_list = isinstance(tree, (list, tuple)) and len(tree) == length > 1
+    if is_list and not any(hasattr(leaf, "shape") for leaf in leaves(tree)):
+        raise _cant_cut(f"it has a {type(tree).__name__} with something for each sample, such as {tree[0]!r}")
+    for item in children(tree):
+        _check_lists(item, length)
 
 
 def _cant_cut(why: str) -> ConfigurationError:
@@ -131,10 +127,10 @@ def _has_axis(leaf: Any) -> bool:
 def joined(
     trees: Sequence[Any], concatenate: Callable[[list[Any]], Any], numbers: Callable[[list[Any]], Any] | None = None
 ) -> Any:
-    """Trees of one kind as one: arrays along axis 0, lists one after the other.
+    """Trees of one kind as one: arrays along axis 0, lists without arrays one after the other.
 
     Args:
-        trees: at least one; their dicts, lists and tuples have the same keys and lengths.
+        trees: at least one; their dicts, tuples and dataclasses, and lists with arrays, have the same keys and lengths.
         concatenate: of arrays that are alike but for their first axis. Where they aren't, there is a list of them.
         numbers: makes one of numbers and scalar arrays; None: as with all other leaves, what is the same in all of
             them stays, and else there is a list.
@@ -146,19 +142,17 @@ def joined(
     first = trees[0]
     if len(trees) == 1:
         return first
-    if isinstance(first, Mapping):
-        return {key: joined([tree[key] for tree in trees], concatenate, numbers) for key in first}
-    if isinstance(first, list):
+    if isinstance(first, list) and not any(hasattr(leaf, "shape") for leaf in leaves(first)):
         return [item for tree in trees for item in tree]
-    if isinstance(first, tuple):
-        parts = [joined(list(parts), concatenate, numbers) for parts in zip(*trees, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-    if _has_axis(first):
-        is_alike = len({tuple(tree.shape[1:]) for tree in trees}) == 1
+    parts = list(zip(*map(children, trees), strict=True))
+    if parts:
+        return with_children(first, [joined(list(part), concatenate, numbers) for part in parts])
+    if any(_has_axis(tree) for tree in trees):
+        is_alike = len({tuple(tree.shape[1:]) if _has_axis(tree) else None for tree in trees}) == 1
         return concatenate(list(trees)) if is_alike else list(trees)
     is_number = hasattr(first, "shape") or type(first) in (int, float)
     if numbers is not None and is_number:
         return numbers(list(trees))
-    if is_number and hasattr(first, "shape"):
+    if hasattr(first, "shape"):
         return list(trees)
     return first if all(tree is first or tree == first for tree in trees) else list(trees)

@@ -24,20 +24,8 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
         return {key: map_leaves(function, item) for key, item in tree.items()}
     if kind in _LEAF_TYPES or hasattr(tree, "shape"):
         return function(tree)
-    if isinstance(tree, (Mapping, list)):
-        mapped: Any = copy.copy(tree)  # of its own kind, with whatever else it holds
-        for key in tree if isinstance(tree, Mapping) else range(len(tree)):
-            mapped[key] = map_leaves(function, tree[key])
-        return mapped
-    if isinstance(tree, tuple):
-        items = [map_leaves(function, item) for item in tree]
-        return kind(*items) if hasattr(tree, "_fields") else kind(items)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        mapped = copy.copy(tree)
-        for field in dataclasses.fields(tree):
-            # also for frozen dataclasses and for fields that __init__ doesn't take
-            object.__setattr__(mapped, field.name, map_leaves(function, getattr(tree, field.name)))
-        return mapped
+    if is_container(tree):
+        return with_children(tree, [map_leaves(function, child) for child in children(tree)])
     return function(tree)
 
 
@@ -49,17 +37,55 @@ def leaves(tree: Any) -> Iterator[Any]:
     """
     if type(tree) in _LEAF_TYPES or hasattr(tree, "shape"):
         yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from leaves(item)
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            yield from leaves(item)
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        for field in dataclasses.fields(tree):
-            yield from leaves(getattr(tree, field.name))
+    elif is_container(tree):
+        for child in children(tree):
+            yield from leaves(child)
     else:
         yield tree
+
+
+def is_container(tree: Any) -> bool:
+    """Whether it is a dict, list, tuple or dataclass.
+
+    >>> is_container({}), is_container("text")
+    (True, False)
+    """
+    return isinstance(tree, (list, tuple, Mapping)) or (dataclasses.is_dataclass(tree) and not isinstance(tree, type))
+
+
+def children(tree: Any) -> list[Any]:
+    """What a dict, list, tuple or dataclass holds, in order; nothing for anything else.
+
+    >>> children({"a": 1, "b": (2, 3)}), children(1)
+    ([1, (2, 3)], [])
+    """
+    if type(tree) in _LEAF_TYPES or hasattr(tree, "shape"):
+        return []
+    if isinstance(tree, (list, tuple)):
+        return list(tree)
+    if isinstance(tree, Mapping):
+        return list(tree.values())
+    if is_container(tree):
+        return [getattr(tree, field.name) for field in dataclasses.fields(tree)]
+    return []
+
+
+def with_children(tree: Any, values: list[Any]) -> Any:
+    """The same kind of dict, list, tuple or dataclass, with other values.
+
+    >>> with_children({"a": 1, "b": 2}, [3, 4])
+    {'a': 3, 'b': 4}
+    """
+    if isinstance(tree, tuple):
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    changed: Any = copy.copy(tree)  # of its own kind, with whatever else it holds
+    if isinstance(tree, (Mapping, list)):
+        for key, value in zip(tree if isinstance(tree, Mapping) else range(len(tree)), values, strict=True):
+            changed[key] = value
+        return changed
+    for field, value in zip(dataclasses.fields(tree), values, strict=True):
+        object.__setattr__(changed, field.name, value)  # also for frozen ones and for fields that __init__ doesn't take
+    return changed
 
 
 def num_samples_in(batch: Any) -> int | None:

@@ -6,8 +6,10 @@ from mlpug.callbacks.describe import BatchSizeLogger, DescribeLogsObject
 from mlpug.callbacks.lr_schedules import LRSchedulerWrapper
 from mlpug.callbacks.metrics import DatasetMetricsLogger, LoggingMode, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.callbacks.progress import LogProgress
+from mlpug.callbacks.tensorboard import AutoTensorboard, Tensorboard
 
 __all__ = [
+    "AutoTensorboard",
     "BatchSizeLogger",
     "Callback",
     "CheckpointManager",
@@ -16,6 +18,7 @@ __all__ = [
     "LRSchedulerWrapper",
     "LogProgress",
     "LoggingMode",
+    "Tensorboard",
     "TestMetricsLogger",
     "TrainingMetricsLogger",
 ]
