@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from tqdm import tqdm
+
 _ROOT = "mlpug"
 _FORMAT = "%(levelname)-8s: %(name)s : %(message)s"
 _COLORS = {
@@ -56,7 +58,9 @@ def write(text: str) -> None:
     Epoch 0/9
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, errors="replace").decode(encoding), flush=True)
+    # Not by print, which would write into a progress bar that stands there.
+    tqdm.write(text.encode(encoding, errors="replace").decode(encoding), file=sys.stdout)
+    sys.stdout.flush()
 
 
 def get_logger(name: str) -> logging.Logger:

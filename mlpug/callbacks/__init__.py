@@ -3,9 +3,11 @@
 from mlpug.callbacks.callback import Callback
 from mlpug.callbacks.checkpoint_manager import CheckpointManager
 from mlpug.callbacks.describe import BatchSizeLogger, DescribeLogsObject
+from mlpug.callbacks.history import History
 from mlpug.callbacks.lr_schedules import LRSchedulerWrapper
 from mlpug.callbacks.metrics import DatasetMetricsLogger, LoggingMode, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.callbacks.progress import LogProgress
+from mlpug.callbacks.progress_bar import ProgressBar
 from mlpug.callbacks.tensorboard import AutoTensorboard, Tensorboard
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "CheckpointManager",
     "DatasetMetricsLogger",
     "DescribeLogsObject",
+    "History",
     "LRSchedulerWrapper",
     "LogProgress",
     "LoggingMode",
+    "ProgressBar",
     "Tensorboard",
     "TestMetricsLogger",
     "TrainingMetricsLogger",
