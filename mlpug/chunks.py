@@ -127,10 +127,10 @@ def _has_axis(leaf: Any) -> bool:
 def joined(
     trees: Sequence[Any], concatenate: Callable[[list[Any]], Any], numbers: Callable[[list[Any]], Any] | None = None
 ) -> Any:
-    """Trees of one kind as one: arrays along axis 0, lists without arrays one after the other.
+    """Trees of one kind as one: arrays along axis 0, lists without arrays or of other lengths one after the other.
 
     Args:
-        trees: at least one; their dicts, tuples and dataclasses, and lists with arrays, have the same keys and lengths.
+        trees: at least one; dicts have the same keys.
         concatenate: of arrays that are alike but for their first axis. Where they aren't, there is a list of them.
         numbers: makes one of numbers and scalar arrays; None: as with all other leaves, what is the same in all of
             them stays, and else there is a list.
@@ -142,8 +142,10 @@ def joined(
     first = trees[0]
     if len(trees) == 1:
         return first
-    if isinstance(first, list) and not any(hasattr(leaf, "shape") for leaf in leaves(first)):
-        return [item for tree in trees for item in tree]
+    if isinstance(first, (list, tuple)) and not hasattr(first, "_fields"):
+        has_arrays = any(hasattr(leaf, "shape") for leaf in leaves(first))
+        if len({len(tree) for tree in trees}) > 1 or (isinstance(first, list) and not has_arrays):
+            return type(first)([item for tree in trees for item in tree])
     parts = list(zip(*map(children, trees), strict=True))
     if parts:
         return with_children(first, [joined(list(part), concatenate, numbers) for part in parts])

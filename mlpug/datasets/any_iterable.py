@@ -42,8 +42,11 @@ class AnyIterable:
         for _ in islice(batches, count):
             pass
 
-    def before_pull(self, batches: Iterator[Any]) -> None:
-        """A batch will be asked for."""
+    def before_pull(self, batches: Iterator[Any], is_first_of_group: bool) -> None:
+        """A batch will be asked for; there may turn out to be none."""
+
+    def at_end(self, batches: Iterator[Any]) -> None:
+        """There was none. What was asked for just before isn't done yet: it may be a group that is shorter."""
 
     def position(self, batches: Any, ahead: int) -> Any:
         """Where the iterator is, for kinds that can begin there; else None.

@@ -233,11 +233,14 @@ class Epochs:
             random_states.restore(self._stream)
         looks = self.keeps_states and outer is None and kind.asks_again
         try:
-            if self.keeps_states and is_first_of_group:
-                kind.before_pull(batches)
+            if self.keeps_states:
+                kind.before_pull(batches, is_first_of_group)
             if looks:
                 self._shared_draws.before_pull()
             batch = next(batches)
+        except StopIteration:
+            kind.at_end(batches)
+            raise
         finally:
             self._leave(outer)
         if looks:

@@ -87,7 +87,9 @@ class Stateful(AnyIterable):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._before: Any = None
+        self._before_group: Any = None
+        self._before_pull: Any = None
+        self._before_end: Any = None  # at its end it already says where the next round begins
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         if position is not None:
@@ -97,17 +99,28 @@ class Stateful(AnyIterable):
     def skip(self, batches: Iterator[Any], count: int) -> None:
         """It is there already."""
 
-    def before_pull(self, batches: Iterator[Any]) -> None:
-        self._before = self.dataset.state_dict()
+    def before_pull(self, batches: Iterator[Any], is_first_of_group: bool) -> None:
+        self._before_pull = self.dataset.state_dict()
+        self._before_end = None
+        if is_first_of_group:
+            self._before_group = self._before_pull
+
+    def at_end(self, batches: Iterator[Any]) -> None:
+        self._before_end = self._before_pull
 
     def position(self, batches: Any, ahead: int) -> Any:
-        return to_plain(self._before if ahead else self.dataset.state_dict(), _to_torch, path=("data",))
+        if ahead:
+            return self._plain(self._before_group)
+        return self._plain(self.dataset.state_dict() if self._before_end is None else self._before_end)
 
     def state(self, is_between: bool) -> Any:
         # A host that stops by the length leaves a loader that hasn't noticed its end, and would go on with nothing.
         if is_between and _is_torch_loader(self.dataset) and not hasattr(self.dataset.dataset, "state_dict"):
             return None
-        return self.position(None, ahead=0)
+        return self._plain(self.dataset.state_dict())
+
+    def _plain(self, state: Any) -> Any:
+        return to_plain(state, _to_torch, path=("data",))
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         if state is not None:

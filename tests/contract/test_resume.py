@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -71,9 +72,18 @@ class Keeper(Callback):
 class Run:
     """A fresh model, and everything around it."""
 
-    def __init__(self, backend, folder=None, num_epochs=NUM_EPOCHS, dataset=None, disturb=None, training_model=None):
+    def __init__(
+        self,
+        backend,
+        folder=None,
+        num_epochs=NUM_EPOCHS,
+        dataset=None,
+        disturb=None,
+        spy=None,
+        **options,
+    ):
         self.backend = type(backend)()
-        trainer = self.backend.trainer()
+        trainer = self.backend.trainer(**options)
         self.story = Story(disturb)
         self.native_told = []
         self.keeper = None if folder is None else Keeper(folder)
@@ -86,7 +96,7 @@ class Run:
             num_epochs=num_epochs,
             callbacks=[*callbacks, metrics, native, self.story],
         )
-        trainer.set_training_model(training_model or self.backend.training_model())
+        trainer.set_training_model(self.backend.training_model(spy))
 
     def start(self, resume_from=None):
         self.manager.start_training(resume_from=resume_from)
@@ -137,6 +147,82 @@ def test_a_run_resumed_at_any_rest_equals_one_that_never_stopped(backend, tmp_pa
         2 * (steps + 1) * (NUM_EPOCHS - 1 - rest // (steps + 1)) + max(0, 2 * (steps - rest % (steps + 1)) - 1)
         for rest in range(len(saved))
     ]
+
+
+@pytest.mark.parametrize("kind", ["list", "without length"])
+def test_a_run_on_batches_in_parts_resumed_at_any_rest_equals_one_that_never_stopped(backend, tmp_path, kind):
+    """Of 7 batches, two together, the last is left alone; on Lightning there is dropout in each chunk."""
+    options = {"gradient_accumulation_steps": 2, "batch_chunk_size": 2, "num_epochs": 2}
+    batches = make_batches((4, 2, 3, 4, 2, 2, 3))
+    dataset = batches if kind == "list" else without_length(batches)
+    whole = Run(backend, tmp_path, dataset=dataset, **options).start()
+    sums = [values["x"] for hook, *_, values in whole.story.told if hook == "batch_start"]
+    expected = [sum(x.sum() for x, _ in batches[first : first + 2]) for first in range(0, 7, 2)]
+    np.testing.assert_allclose(sums, expected * 2, rtol=1e-5)
+    saved = [path for path, is_last in whole.keeper.saved if not is_last]
+    assert len(saved) == 2 * (4 + 1)
+    assert_goes_on_like(Run(backend, dataset=dataset, **options).start(), whole)
+    for path in saved:
+        assert_goes_on_like(Run(backend, dataset=dataset, **options).start(path), whole)
+
+
+class Stateful:
+    """Says itself where it is, as torchdata's StatefulDataLoader does, and not how many batches it has."""
+
+    def __init__(self, batches):
+        self.batches, self.next = batches, 0
+
+    def __iter__(self):
+        while self.next < len(self.batches):
+            self.next += 1
+            yield self.batches[self.next - 1]
+        self.next = 0
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+@pytest.mark.parametrize("num_batches", [6, 5])
+def test_two_together_of_a_stateful_dataset_go_on_with_the_next_also_where_the_last_is_alone(
+    backend, tmp_path, num_batches
+):
+    options = {"gradient_accumulation_steps": 2, "num_epochs": 1}
+    batches = make_batches((2,) * num_batches)
+    whole = Run(backend, tmp_path, dataset=Stateful(batches), **options).start()
+    saved = [path for path, is_last in whole.keeper.saved if not is_last]
+    assert len(saved) == 3 + 1
+    for path in saved:
+        assert_goes_on_like(Run(backend, dataset=Stateful(batches), **options).start(path), whole)
+
+
+class Noted(NamedTuple):
+    x: Any
+    y: Any
+    note: str = "fine"
+
+
+@pytest.mark.parametrize("kind", [list, Stateful])
+def test_an_error_in_a_later_chunk_leaves_the_batch_before_to_go_on_from(backend, tmp_path, kind):
+    options = {"gradient_accumulation_steps": 2, "batch_chunk_size": 2, "num_epochs": 1}
+    batches = [Noted(*batch) for batch in make_batches((4, 2, 5, 4))]
+    spoiled = [*batches[:3], batches[3]._replace(note="fails")]
+
+    def fail(batch, settings, inference_mode):
+        """Compiled models see the note too, when they are traced for it."""
+        if batch.note == "fails":
+            raise ZeroDivisionError("on purpose")
+
+    ended = Run(backend, tmp_path, dataset=kind(spoiled), spy=fail, **options)
+    with pytest.raises(ZeroDivisionError):
+        ended.start()
+    path, is_last = ended.keeper.saved[-1]
+    assert is_last
+    resumed = Run(backend, dataset=kind(batches), **options).start(path)
+    assert resumed.story.told[0][:4] == ("batch_start", 0, 1, 1)
+    assert_goes_on_like(resumed, Run(backend, dataset=kind(batches), **options).start())
 
 
 def test_the_last_rest_is_that_of_the_end(backend, tmp_path):

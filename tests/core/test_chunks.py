@@ -287,6 +287,15 @@ def test_lists_of_what_is_no_array_are_one_after_the_other():
     assert joined([{"n": [[1, 2], [3]]}, {"n": [[4]]}], np.concatenate) == {"n": [[1, 2], [3], [4]]}
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_an_array_for_each_sample_is_one_after_the_other_where_a_batch_has_fewer_samples(kind):
+    """As images of any size, of which the last batch of an epoch has fewer."""
+    images = [np.full((2, 3), 0.0), np.full((4, 1), 1.0), np.full((2, 2), 2.0)]
+    whole = joined([kind(images[:2]), kind(images[2:])], np.concatenate)
+
+    assert as_lists(whole) == as_lists(kind(images))
+
+
 def test_arrays_that_differ_in_another_axis_are_a_list():
     padded = [np.zeros((2, 3)), np.ones((2, 5))]
     whole = joined([{"texts": array, "y": np.arange(2)} for array in padded], np.concatenate)

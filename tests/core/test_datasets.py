@@ -343,7 +343,7 @@ def together(batches, num_steps):
 
 
 @WITHOUT_AND_WITH_SEED
-@pytest.mark.parametrize("num_steps", [2, 3, NUM_BATCHES, NUM_BATCHES + 1])
+@pytest.mark.parametrize("num_steps", [2, NUM_BATCHES, NUM_BATCHES + 1])
 @pytest.mark.parametrize("make", (KINDS | MORE_KINDS).values(), ids=KINDS | MORE_KINDS)
 @pytest.mark.filterwarnings(DRAWS_IN_TURN)
 def test_a_run_on_several_batches_together_goes_on_with_the_next_ones(run, keeper, make, num_steps, options):
@@ -378,7 +378,7 @@ def test_by_default_several_together_are_those_of_a_plain_loop(run, make):
 
 
 @EACH_KIND
-@pytest.mark.parametrize("num_steps", [2, 3, NUM_BATCHES, NUM_BATCHES + 1])
+@pytest.mark.parametrize("num_steps", [2, NUM_BATCHES, NUM_BATCHES + 1])
 def test_with_a_seed_the_order_is_the_same_however_many_make_one(run, make, num_steps):
     one_by_one = run(make(1), seed=3).orders()
     expected = [together(batches, num_steps) for batches in one_by_one]

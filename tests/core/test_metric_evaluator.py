@@ -8,6 +8,7 @@ import pytest
 
 from mlpug.errors import ConfigurationError, DatasetError, TrainingModelError
 from mlpug.evaluation import Metric, MetricEvaluator, WeightedMean
+from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
 
 
 def mean_of(batch, evaluate_settings, inference_mode):
@@ -126,6 +127,64 @@ def test_a_model_never_sees_more_than_a_chunk():
     evaluator.evaluate_dataset([np.zeros(5), np.zeros(2)])
 
     assert sizes == [2, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [({}, [2, 2, 1]), ({"batch_chunk_size": 3}, [3, 2]), ({"batch_chunk_size": 9}, [5])],
+    ids=str,
+)
+def test_an_evaluator_cuts_as_its_trainer_does_unless_it_has_a_size_of_its_own(returning, options, sizes):
+    """Its accumulation is for training alone: each batch of a dataset is evaluated as it is."""
+    seen = []
+    parameters = LinearRegression(num_features=2).parameters
+    trainer = fake_trainer(GradientDescent(parameters), batch_chunk_size=2, gradient_accumulation_steps=4)
+    trainer.set_training_model(returning(lambda batch: seen.append(len(batch)) or (float(np.mean(batch)), len(batch))))
+
+    assert MetricEvaluator(trainer=trainer, **options).evaluate_dataset([np.arange(5.0)]) == {"loss": 2.0}
+    assert seen == sizes
+
+
+class Columns:
+    """Cuts a batch with a sample in each column."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __len__(self):
+        return self.batch.shape[1]
+
+    def __getitem__(self, samples):
+        return self.batch[:, samples]
+
+
+class ColumnsFromBehind(Columns):
+    def __getitem__(self, samples):
+        return self.batch[:, ::-1][:, samples]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [[0, 1], [2]]),
+        ({"batch_chunk_size": 1}, [[0], [1], [2]]),
+        ({"chunkable_batch_wrapper": ColumnsFromBehind}, [[2, 1], [0]]),
+    ],
+    ids=["its trainer's", "its trainer's, with a size of its own", "its own, with its trainer's size"],
+)
+def test_an_evaluators_wrapper_is_its_trainers_unless_it_has_its_own(returning, options, expected):
+    seen = []
+    parameters = LinearRegression(num_features=2).parameters
+    trainer = fake_trainer(GradientDescent(parameters), batch_chunk_size=2, chunkable_batch_wrapper=Columns)
+    trainer.set_training_model(returning(lambda batch: seen.append(batch[0].tolist()) or (1.0, batch.shape[1])))
+    MetricEvaluator(trainer=trainer, **options).evaluate_batch(np.stack([np.arange(3)] * 2))
+
+    assert seen == expected
+
+
+def test_a_wrapper_needs_a_chunk_size():
+    with pytest.raises(ConfigurationError, match="chunkable_batch_wrapper is used with batch_chunk_size only"):
+        MetricEvaluator(model_evaluate_func=mean_of, chunkable_batch_wrapper=Columns)
 
 
 def test_a_metric_may_give_a_tuple_or_a_dict():
