@@ -83,6 +83,11 @@ class KerasAdapter:
         """There is one."""
         return Process(rank=0, world_size=1)
 
+    @property
+    def native(self) -> Any:
+        """The `keras.Model` that ``fit`` trains; None before a training model is set."""
+        return self._model
+
     def set_training_model(self, training_model: Any) -> None:
         """Take a Keras model or layer."""
         model = TrainingModel(checked_training_model(training_model, self._model_components))

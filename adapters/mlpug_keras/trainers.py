@@ -110,6 +110,19 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             gradient_clip_value=gradient_clip_value,
         )
 
+    @property
+    def native(self) -> Any:
+        """The `keras.Model` that Keras's ``fit`` trains, for whatever mlpug doesn't wrap; None before there is one.
+
+        Its `training_model` is the one that was set, and its `optimizer` the first one.
+
+        >>> classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> DefaultTrainer(keras.optimizers.SGD(), classifier).native is None
+        True
+        """
+        adapter: Any = self.adapter
+        return adapter.native
+
 
 def _check_compile_kwargs(arguments: Mapping[str, Any]) -> None:
     known = list(inspect.signature(_Step.compiler).parameters)[1:]  # without the function to compile

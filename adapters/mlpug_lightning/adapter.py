@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,6 +30,18 @@ from mlpug_lightning.state import (
     remaining_state,
     start_loops_at,
 )
+
+
+class Native(NamedTuple):
+    """What Lightning works with: see ``DefaultTrainer.native``.
+
+    Attributes:
+        trainer: Lightning's.
+        module: the LightningModule that it trains; None before training starts.
+    """
+
+    trainer: pl.Trainer
+    module: pl.LightningModule | None
 
 
 class LightningAdapter:
@@ -70,6 +82,11 @@ class LightningAdapter:
     def process(self) -> Process:
         """This process among those of Lightning's strategy."""
         return Process(rank=self._trainer.global_rank, world_size=self._trainer.world_size)
+
+    @property
+    def native(self) -> Native:
+        """What Lightning works with."""
+        return Native(self._trainer, self._module)
 
     def set_training_model(self, training_model: Any) -> None:
         """Take a `torch.nn.Module`."""

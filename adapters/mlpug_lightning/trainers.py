@@ -17,7 +17,7 @@ from mlpug.errors import ConfigurationError
 from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
-from mlpug_lightning.adapter import LightningAdapter
+from mlpug_lightning.adapter import LightningAdapter, Native
 from mlpug_lightning.host import check_is_ours, pl, quiet
 
 __all__ = ["DefaultTrainer", "TrainingManager"]
@@ -119,6 +119,21 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             gradient_clip_norm=gradient_clip_norm,
             gradient_clip_value=gradient_clip_value,
         )
+
+    @property
+    def native(self) -> Native:
+        """Lightning's own `Trainer` and `LightningModule`, for whatever mlpug doesn't wrap.
+
+        The module is made when training starts; its `training_model` is the one that was set.
+
+        >>> classifier = torch.nn.Linear(4, 2)
+        >>> trainer = DefaultTrainer(torch.optim.SGD(classifier.parameters()), classifier, accelerator="cpu")
+        >>> trainer.native.trainer.accelerator.name(), trainer.native.module
+        ('cpu', None)
+        """
+        adapter: Any = self.adapter
+        native: Native = adapter.native
+        return native
 
 
 def _lightning_trainer(

@@ -267,3 +267,13 @@ def test_a_native_callback_hears_of_batches_by_whichever_of_keras_hooks_it_has(b
         for batch in range(2)
         for heard_of in [("begin", batch, {}), ("end", batch, {"loss"}), ("function", batch, float)]
     ]
+
+
+def test_what_keras_works_with_is_at_hand(backend):
+    trainer = backend.trainer()
+    assert trainer.native is None
+    training_model = backend.training_model()
+    trainer.set_training_model(training_model)
+    assert isinstance(trainer.native, keras.Model)
+    assert trainer.native.training_model is training_model
+    assert trainer.native.optimizer is backend.optimizer

@@ -254,3 +254,27 @@ def test_torchmetrics_stream_through_and_equal_a_count_by_hand():
 
 def _labels(batch):
     return torch.as_tensor(batch[1])
+
+
+def test_what_lightning_works_with_is_at_hand():
+    model = torch.nn.Linear(2, 1)
+
+    class TrainModel(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch_data, evaluate_settings, inference_mode=None):
+            return self.model(batch_data).square().mean()
+
+    trainer = mlp.trainers.DefaultTrainer(torch.optim.SGD(model.parameters()), model, accelerator="cpu")
+    assert trainer.native.module is None
+    manager = mlp.trainers.TrainingManager(trainer, [torch.ones(3, 2)] * 4)
+    training_model = TrainModel()
+    trainer.set_training_model(training_model)
+    manager.start_training()
+    native_trainer, module = trainer.native
+    assert isinstance(native_trainer, pl.Trainer)
+    assert native_trainer.global_step == 4
+    assert isinstance(module, pl.LightningModule)
+    assert module.training_model is training_model
