@@ -28,13 +28,13 @@ def share(num_samples: Any, reference: Any) -> tuple[Any, Any]:
     return ops.where(count > 0, count / ops.maximum(reference, 1e-30), 0.0), reference
 
 
-def added(total: Any, gradient: Any, weight: Any) -> Any:
-    """The sum with one more gradient; what weighs nothing adds nothing, also where it is NaN.
+def counted_part(gradient: Any, weight: Any, dtype: str) -> Any:
+    """What is added to the sum; zero where nothing counts, also where the gradient is NaN.
 
-    >>> float(added(ops.array(1.0), ops.array(float("nan")), ops.array(0.0)))
-    1.0
+    >>> float(counted_part(ops.array(float("nan")), ops.array(0.0), "float32"))
+    0.0
     """
-    return ops.where(weight > 0, total + ops.cast(gradient, total.dtype) * ops.cast(weight, total.dtype), total)
+    return ops.where(weight > 0, ops.cast(gradient, dtype) * ops.cast(weight, dtype), ops.cast(0.0, dtype))
 
 
 def mean_of(total: Any, weight: Any, dtype: Any) -> Any:

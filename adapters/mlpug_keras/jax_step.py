@@ -13,7 +13,7 @@ import numpy as np
 
 from mlpug.adapter import Clipping, StepOutput
 from mlpug.step_output import counted, joined_outputs
-from mlpug_keras.accumulation import added, count_in, mean_of, share, sum_dtype, weighted_mean
+from mlpug_keras.accumulation import count_in, counted_part, mean_of, share, sum_dtype, weighted_mean
 from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.optimizers import Optimizers
@@ -171,7 +171,8 @@ class Step:
             totals, weights, reference = sums
             num_samples = count if results[1] is None else results[1]
             weight, reference = share(num_samples, reference)
-            totals = [added(total, gradient, weight) for total, gradient in zip(totals, gradients, strict=True)]
+            pairs = zip(totals, gradients, strict=True)
+            totals = [total + counted_part(gradient, weight, str(total.dtype)) for total, gradient in pairs]
             return results, (totals, weights + weight, reference), changed
 
         return self._compiled(add, donated=(3,))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from mlpug_keras.accumulation import added, mean_of, share, sum_dtype
+from mlpug_keras.accumulation import counted_part, mean_of, share, sum_dtype
 
 
 class Sums:
@@ -35,14 +36,16 @@ class Sums:
         for number, (total, gradient) in enumerate(zip(self._totals, gradients, strict=True)):
             if gradient is not None:
                 self._has_gradient[number] = True
-                total.assign(added(total.value(), tf.convert_to_tensor(gradient), weight))
+                total.assign_add(counted_part(tf.convert_to_tensor(gradient), weight, total.dtype.name))
         self.weight.assign_add(weight)
         self._reference.assign(reference)
 
     def means(self) -> list[Any]:
-        """The gradients of the batch; None where no chunk had one."""
+        """The gradients of the batch, which take the place of the sums; None where no chunk had one."""
+        for total in self._totals:
+            total.assign(mean_of(total.value(), self.weight.value(), total.dtype.name))
         return [
-            mean_of(total.value(), self.weight.value(), variable.dtype) if has_gradient else None
+            tf.cast(total.value(), keras.backend.standardize_dtype(variable.dtype)) if has_gradient else None
             for total, variable, has_gradient in zip(self._totals, self._variables, self._has_gradient, strict=True)
         ]
 
