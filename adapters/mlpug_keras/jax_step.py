@@ -186,7 +186,7 @@ class Step:
             for part in (0, 2):
                 pairs = zip(new_state[part], state[part], strict=True)
                 new_state[part] = [jnp.where(weight > 0, new, old) for new, old in pairs]
-            return is_finite, has_moved, norm, new_state
+            return is_finite, None if has_moved is None else has_moved & (weight > 0), norm, new_state
 
         return self._compiled(finish, donated=(0,))
 

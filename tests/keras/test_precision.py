@@ -153,6 +153,34 @@ def test_a_float16_model_has_its_loss_scaled_though_nobody_asked(backend):
     assert keep.did_update == [True, False, True]
 
 
+def test_where_nothing_counts_no_update_is_made_under_a_scale_either(backend):
+    class Counting(TrainModel):
+        def call(self, batch_data, evaluate_settings, inference_mode=None):
+            x, y, counts = batch_data
+            errors = ops.cast(self.net(x), "float32")[:, 0] - y
+            return ops.sum(counts * ops.square(errors)) / ops.sum(counts), ops.sum(counts)
+
+    batches = [
+        (x, y, np.full(6, count, "float32"))
+        for (x, y, _), count in zip(scaled_batches([1] * 3), (1, 0, 1), strict=True)
+    ]
+    net, optimizer = new_net(), keras.optimizers.SGD(0.01)
+    trainer = backend.mlp.trainers.DefaultTrainer(
+        optimizers=optimizer,
+        model_components=net,
+        eager_mode=backend.eager_mode,
+        precision="16-mixed",
+        batch_chunk_size=4,
+    )
+    keep = Keep(net, optimizer)
+    manager = TrainingManager(trainer, batches, callbacks=[keep])
+    trainer.set_training_model(Counting(net))
+    manager.start_training()
+    assert keep.did_update[1] is False
+    assert all(np.array_equal(before, after) for before, after in zip(*keep.weights[:2], strict=True))
+    assert np.isfinite(keep.weights[2][0]).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
