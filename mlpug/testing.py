@@ -156,8 +156,9 @@ class FakeAdapter:
         model = self._training_model
         outputs: list[StepOutput] = []
         sums: Parameters = {}
+        settings = run.evaluate_settings()
         for chunk in chunks:
-            returned = model(chunk, evaluate_settings=run.evaluate_settings(), inference_mode=False)
+            returned = model(chunk, evaluate_settings=settings, inference_mode=False)
             output = as_step_output(returned, chunk)
             check_losses(output.loss, self._optimizers)
             outputs.append(output)

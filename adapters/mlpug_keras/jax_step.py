@@ -276,10 +276,16 @@ class Step:
                 loss, rest = self._loss(join(arrays), inference_mode=True)
             return (loss, *rest)
 
-        return evaluate if self._eager else jax.jit(evaluate, **self._compile_kwargs)
+        return self._compiled(evaluate, donated=())
 
     def _compiled(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
-        return function if self._eager else jax.jit(function, **{"donate_argnums": donated, **self._compile_kwargs})
+        if self._eager:
+            return function
+        # Which arguments can be given away is ours to know; whether any may be is the user's to say.
+        may_donate = self._compile_kwargs.get("donate_argnums", donated) not in ((), [], None)
+        options = {**self._compile_kwargs, "donate_argnums": donated if may_donate else ()}
+        compiled: Callable[..., Any] = jax.jit(function, **options)
+        return compiled
 
     def _loss(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, tuple[Any, Any]]:
         loss, *rest = self._model.results(*batch_and_settings, inference_mode=inference_mode)

@@ -151,3 +151,26 @@ def train(backend, spy=None, **arguments):
     trainer = backend.trainer(**arguments)
     trainer.set_training_model(backend.training_model(spy=spy))
     TrainingManager(trainer, make_batches()).start_training()
+
+
+def test_a_chunk_size_is_traced_once_and_that_of_a_last_chunk_once_more(backend):
+    traced = Traced()
+    trainer = backend.trainer(batch_chunk_size=2)
+    trainer.set_training_model(backend.training_model(spy=traced))
+    count = CountPerEpoch(traced)
+    TrainingManager(trainer, make_batches((5, 4, 3, 5)), num_epochs=2, callbacks=[count]).start_training()
+    assert count.counts == [2, 2]
+
+
+@pytest.mark.parametrize("given", [0, (0,), (), None], ids=str)
+def test_what_is_donated_by_hand_is_that_of_the_step_and_no_weights_that_chunks_need(backend, given):
+    options = {"donate_argnums": given} if keras.backend.backend() == "jax" else {"jit_compile": False}
+    trained = []
+    for kwargs in ({}, {"compile_kwargs": options}):
+        trainer, model, weights = backend.counting_regression(batch_chunk_size=2, **kwargs)
+        trainer.set_training_model(model)
+        batches = [(x, y, np.ones(len(y))) for x, y in make_batches((5, 4))]
+        TrainingManager(trainer, batches, num_epochs=2).start_training()
+        MetricEvaluator(trainer=trainer).evaluate_dataset(batches)  # which needs them afterwards too
+        trained.append(weights())
+    np.testing.assert_allclose(*trained, rtol=1e-6, atol=1e-7)
