@@ -178,6 +178,18 @@ def read_model_checkpoint(path: PathLike, backend: str, prepare: Prepare) -> Mod
         ) from error
 
 
+def check_optimizer_class(name: str, expected: str, found: str) -> None:
+    """Refuse the state of an optimizer of another class.
+
+    >>> check_optimizer_class("optimizer", "Adam", "Adam")
+    """
+    if expected != found:
+        raise CheckpointMismatchError(
+            f"The optimizer {name!r} is of the class {expected}, and in the checkpoint of {found}: "
+            "make the same optimizer to resume, or start a new run from the weights alone."
+        )
+
+
 def check_fits(name: str, expected: Mapping[str, Any], found: Mapping[str, Any], same_dtypes: bool = False) -> None:
     """Refuse weights that don't fit a component.
 

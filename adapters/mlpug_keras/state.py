@@ -10,7 +10,7 @@ import keras
 from keras.src.backend.common import global_state
 
 from mlpug.errors import CheckpointMismatchError, StateError
-from mlpug.model_checkpoint import check_fits, check_names
+from mlpug.model_checkpoint import check_fits, check_names, check_optimizer_class
 from mlpug.plain import from_plain, to_plain
 from mlpug_keras.arrays import as_array, as_value
 from mlpug_keras.components import component_variables
@@ -61,12 +61,7 @@ def check_optimizers(optimizers: Mapping[str, keras.optimizers.Optimizer], state
     """Refuse the state of other optimizers, or of the same on other parameters. The optimizers must be built."""
     check_names("optimizers", optimizers, states)
     for name, optimizer in optimizers.items():
-        expected, found = type(optimizer).__name__, states[name]["class"]
-        if expected != found:
-            raise CheckpointMismatchError(
-                f"The optimizer {name!r} is of the class {expected}, and in the checkpoint of {found}: "
-                "make the same optimizer to resume, or start a new run from the weights alone."
-            )
+        check_optimizer_class(name, type(optimizer).__name__, states[name]["class"])
         shapes = [tuple(variable.shape) for variable in optimizer.variables]
         found_shapes = [tuple(array.shape) for array in states[name]["variables"].values()]
         if shapes != found_shapes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
+
+from mlpug_lightning.accumulation import gradients_of, parameters_of
 
 
 def are_finite(loss: torch.Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> bool:
@@ -21,7 +23,8 @@ def are_finite(loss: torch.Tensor, optimizers: Iterable[torch.optim.Optimizer]) 
     True
     """
     loss = loss.detach()
-    gradients = [_values(gradient) for gradient in _gradients(optimizers)]
+    parameters = (parameter for optimizer in optimizers for parameter in parameters_of(optimizer))
+    gradients = [_values(gradient) for gradient in gradients_of(parameters)]
     if (are_sums_finite if loss.device.type == "cpu" else are_norms_finite)(loss, gradients):
         return True
     return all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *gradients))
@@ -38,14 +41,6 @@ def are_norms_finite(loss: torch.Tensor, gradients: list[torch.Tensor]) -> bool:
     norms = torch._foreach_norm(gradients) if gradients else ()
     on_device = [norm if norm.device == device else norm.to(device) for norm in norms]
     return math.isfinite(torch.stack([loss.abs().sum(), *on_device]).sum().item())
-
-
-def _gradients(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    yield parameter.grad
 
 
 def _values(gradient: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch
 
 from mlpug.checkpoints import RawTensor
 from mlpug.errors import CheckpointMismatchError
-from mlpug.model_checkpoint import check_names
+from mlpug.model_checkpoint import check_names, check_optimizer_class
 from mlpug.plain import from_plain, to_plain
+from mlpug_lightning.accumulation import parameters_of
 from mlpug_lightning.arrays import as_array, as_tensor, leaf_from_plain, leaf_to_plain
 from mlpug_lightning.bridge import is_ours
 from mlpug_lightning.components import component_state, prepared
@@ -46,7 +47,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state = optimizer.state_dict()
     return {
         "class": type(optimizer).__qualname__,
-        "shapes": [list(parameter.shape) for parameter in _parameters(optimizer)],
+        "shapes": [list(parameter.shape) for parameter in parameters_of(optimizer)],
         "state": {str(number): _encoded(values) for number, values in state["state"].items()},
         "param_groups": to_plain(state["param_groups"], leaf_to_plain),
     }
@@ -63,13 +64,8 @@ def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Ma
     """Refuse the state of other optimizers, or of the same on other parameters."""
     check_names("optimizers", optimizers, states)
     for name, optimizer in optimizers.items():
-        expected, found = type(optimizer).__qualname__, states[name]["class"]
-        if expected != found:
-            raise CheckpointMismatchError(
-                f"The optimizer {name!r} is of the class {expected}, and in the checkpoint of {found}: "
-                "make the same optimizer to resume, or start a new run from the weights alone."
-            )
-        shapes = [list(parameter.shape) for parameter in _parameters(optimizer)]
+        check_optimizer_class(name, type(optimizer).__qualname__, states[name]["class"])
+        shapes = [list(parameter.shape) for parameter in parameters_of(optimizer)]
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         found_sizes = [len(group["params"]) for group in states[name]["param_groups"]]
         if shapes != states[name]["shapes"] or sizes != found_sizes:
@@ -144,10 +140,6 @@ def start_loops_at(trainer: pl.Trainer, state: Mapping[str, int], num_epochs: in
 def _native(trainer: pl.Trainer) -> Iterable[pl.Callback]:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where no type checker sees it
     return [callback for callback in callbacks if not is_ours(callback)]
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.numbers import numbers_in
 from mlpug.errors import ConfigurationError, MissingDependencyError
 from mlpug.logs import Logs
 from mlpug.validation import checked_count
@@ -87,12 +86,13 @@ class History(Callback):
             except ModuleNotFoundError as error:
                 raise MissingDependencyError("History.plot() needs matplotlib: pip install matplotlib") from error
             axes = pyplot.figure().add_subplot()
-        steps = self._columns["global_iter"]
+        steps = self._columns.get("global_iter", {})
         for path in metric_paths:
             values = self._columns[path]
             axes.plot([steps[row] for row in values], list(values.values()), label=path)
         axes.set_xlabel("batches")
-        axes.legend()
+        if metric_paths:
+            axes.legend()
         return axes
 
     def get_state(self) -> Any:
@@ -124,21 +124,11 @@ class History(Callback):
             self._add(logs)
 
     def _add(self, logs: Logs) -> None:
-        for path, value in _numbers(logs["current"], ""):
-            self._columns.setdefault(path, {})[self._num_rows] = value
+        for names, value in numbers_in(logs["current"]):
+            if value is not None:
+                self._columns.setdefault(".".join(names), {})[self._num_rows] = value
         self._num_rows += 1
 
 
 def _plain(path: str, value: float | None) -> Any:
     return int(value) if value is not None and path in _COUNTERS else value
-
-
-def _numbers(tree: Any, path: str) -> Iterator[tuple[str, float]]:
-    """The numbers below a path; of a tuple the first value."""
-    if isinstance(tree, tuple) and tree:
-        tree = tree[0]
-    if isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from _numbers(value, f"{path}.{name}" if path else name)
-    elif isinstance(tree, Real) or getattr(tree, "shape", None) == ():
-        yield path, float(tree)

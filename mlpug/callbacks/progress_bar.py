@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpug.callbacks.callback import Callback
-from mlpug.errors import ConfigurationError
+from mlpug.callbacks.numbers import named_paths
+from mlpug.callbacks.progress import as_text
 from mlpug.logs import Logs
 
 _REFRESH_SECONDS = 0.1
@@ -90,7 +91,7 @@ class ProgressBar(Callback):
 
     def _draw(self, logs: Logs) -> None:
         values = {name: logs.at(path) for name, path in self._paths.items()}
-        shown = {name: _text(value) for name, value in values.items() if value is not None}
+        shown = {name: _as_line(value) for name, value in values.items() if value is not None}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(self._done)
         self._done = 0
@@ -105,32 +106,22 @@ class ProgressBar(Callback):
 def _bar_class() -> tuple[Any, bool]:
     """The one for a notebook or a terminal, and whether there is either."""
     from tqdm.auto import tqdm
-    from tqdm.std import tqdm as of_terminal
 
-    is_notebook = tqdm.__mro__[1] is not of_terminal and "notebook" in tqdm.__mro__[1].__module__
+    is_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
     return tqdm, is_notebook or sys.stderr.isatty()
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, tuple) and value:
-        value = value[0]
+def _as_line(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(below)}" for name, below in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return ", ".join(f"{name} {_as_line(below)}" for name, below in value.items())
+    return as_text(value)
 
 
 def _by_name(metric_paths: Any) -> dict[str, str]:
     """Paths by what to call them: their last name, where that is enough to tell them apart."""
-    if isinstance(metric_paths, Mapping):
-        by_name = dict(metric_paths)
-    elif isinstance(metric_paths, Sequence) and not isinstance(metric_paths, str):
-        last = [str(path).rpartition(".")[2] for path in metric_paths]
-        by_name = {name if last.count(name) == 1 else path: path for name, path in zip(last, metric_paths, strict=True)}
-    else:
-        by_name = {"": None}
-    if not all(isinstance(each, str) and each for pair in by_name.items() for each in pair):
-        raise ConfigurationError(
-            'metric_paths must be a list of metric paths such as ["training.sliding_window.loss"], or a dict of them '
-            f"by what to call them, not {metric_paths!r}."
-        )
-    return by_name
+    pairs = named_paths(metric_paths)
+    last = [path.rpartition(".")[2] for _, path in pairs]
+    return {
+        name or (short if last.count(short) == 1 else path): path
+        for (name, path), short in zip(pairs, last, strict=True)
+    }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.numbers import named_paths, numbers_in
 from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.event_files import EventFile
 from mlpug.logs import Logs
@@ -56,7 +56,9 @@ class Tensorboard(Callback):
         log_period: int = 1,
         directory: str | os.PathLike[str] = "runs",
     ) -> None:
-        self._names = _checked_paths(metric_paths)
+        self._pairs = [(path, _shown_as(name, path)) for name, path in named_paths(metric_paths)]
+        if not self._pairs:
+            raise ConfigurationError("metric_paths must have a metric path at least, and is empty.")
         _check_folder("experiment_name", experiment_name)
         for argument, name in (("dataset_name", dataset_name), ("label_name", label_name)):
             if name is not None:
@@ -76,11 +78,11 @@ class Tensorboard(Callback):
     def name(self) -> str:
         """What the callback's state is kept under."""
         level = "batch" if self._batch_level else "epoch"
-        return f"Tensorboard: {self._dataset_name}, {self._label_name}, {level}, {', '.join(self._names)}"
+        return f"Tensorboard: {self._dataset_name}, {self._label_name}, {level}, {self._paths}"
 
     def required_metric_paths(self) -> Iterable[str]:
         """What is shown."""
-        return list(self._names)
+        return [path for path, _ in self._pairs]
 
     def get_state(self) -> Any:
         """How far the curves go, now that all of it is in the files."""
@@ -118,16 +120,16 @@ class Tensorboard(Callback):
         if self.manager.trainer.process.rank > 0:
             return
         step = logs["current"]["global_iter"]
-        values = {path: (shown_as, logs.at(path)) for path, shown_as in self._shown(logs)}
-        found = {path: pair for path, pair in values.items() if pair[1] is not None}
-        for path, (shown_as, value) in found.items():
+        values = [(path, shown_as, logs.at(path)) for path, shown_as in self._shown(logs)]
+        found = [each for each in values if each[2] is not None]
+        for path, shown_as, value in found:
             for tag, number in _numbers(path, shown_as, value):
                 self._file_of(path).add(tag, number, step)
         if found:
             self._next_step = step + 1
         elif not self._has_written:
             warnings.warn(
-                f"{type(self).__name__} found none of {', '.join(self._names)} in the logs: put it behind the callback "
+                f"{type(self).__name__} found none of {self._paths} in the logs: put it behind the callback "
                 "that writes them.",
                 MlpugWarning,
                 stacklevel=2,
@@ -136,7 +138,11 @@ class Tensorboard(Callback):
 
     def _shown(self, logs: Logs) -> Iterable[tuple[str, str]]:
         """Paths of values, and what to call them."""
-        return self._names.items()
+        return self._pairs
+
+    @property
+    def _paths(self) -> str:
+        return ", ".join(path for path, _ in self._pairs)
 
     def _file_of(self, path: str) -> EventFile:
         set_name, *rest = path.split(".")
@@ -197,35 +203,19 @@ class AutoTensorboard(Tensorboard):
 
 
 def _numbers(path: str, tag: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers in a value: of a tuple the first, of a dict each by its name."""
-    if isinstance(value, tuple) and value:
-        value = value[0]
-    if isinstance(value, Mapping):
-        for name, below in value.items():
-            yield from _numbers(f"{path}.{name}", f"{tag}/{name}", below)
-    elif isinstance(value, Real) or getattr(value, "shape", None) == ():
-        yield tag, float(value)
-    else:
-        raise ConfigurationError(
-            f"{path} is a {type(value).__name__}, and only numbers have curves: name the path of a number, or let the "
-            "metric return a number, a tuple that begins with one, or a dict of them."
-        )
+    """The numbers in a value, by what to call their curves."""
+    for names, number in numbers_in(value):
+        if number is None:
+            raise ConfigurationError(
+                f"{'.'.join((path, *names))} is no number, and only numbers have curves: name the path of a number, or "
+                "let the metric return a number, a tuple that begins with one, or a dict of them."
+            )
+        yield "/".join((tag, *names)), number
 
 
-def _checked_paths(metric_paths: Any) -> dict[str, str]:
-    """What each path is called: by itself, without the set and what it was computed over."""
-    if isinstance(metric_paths, Mapping):
-        by_path = {path: name for name, path in metric_paths.items()}
-    elif isinstance(metric_paths, Sequence) and not isinstance(metric_paths, str):
-        by_path = {path: ".".join(str(path).split(".")[2:]) or path for path in metric_paths}
-    else:
-        by_path = {}
-    if not by_path or not all(isinstance(each, str) and each for pair in by_path.items() for each in pair):
-        raise ConfigurationError(
-            'metric_paths must be a list of metric paths such as ["training.batch.loss"], or a dict of them by the '
-            f"names to show them under, not {metric_paths!r}."
-        )
-    return by_path
+def _shown_as(name: str | None, path: str) -> str:
+    """By itself a metric is called the same in all sets, whatever it was computed over."""
+    return name or ".".join(path.split(".")[2:]) or path
 
 
 def _check_folder(argument: str, name: Any) -> None:

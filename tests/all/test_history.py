@@ -36,3 +36,8 @@ def test_it_is_plotted_over_batches(history):
         "validation.dataset.loss",
     ]
     assert history.plot("training.batch.loss", axes=axes) is axes
+
+
+def test_what_has_no_rows_yet_is_an_empty_plot():
+    matplotlib.use("agg")
+    assert not History().plot().get_lines()

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 from contract.backends.base import NUM_FEATURES
+from contract.keeper import Keeper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpug import checkpoints
 from mlpug.callbacks import Callback, LRSchedulerWrapper, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.evaluation import Metric, MetricEvaluator
@@ -317,21 +317,11 @@ def test_evaluating_is_in_the_trainers_chunks_and_gives_the_same(backend):
         assert_close(backend, found[name], value)
 
 
-class Keep(Callback):
-    def __init__(self, folder):
-        self.folder, self.saved = folder, []
-
-    def on_rest(self, logs, is_last):
-        path = self.folder / f"{len(self.saved)}.safetensors"
-        checkpoints.save(path, self.manager.get_state())
-        self.saved.append((path, logs["current"]["global_iter"] + 1))
-
-
 @pytest.mark.parametrize("num_batches", [6, 7])
 def test_a_run_resumed_after_any_batch_equals_one_never_stopped(backend, tmp_path, num_batches):
     batches = [make_batch(2 + number % 3, number) for number in range(num_batches)]
     options = {"gradient_accumulation_steps": 2, "batch_chunk_size": 2}
-    keep = Keep(tmp_path)
+    keep = Keeper(tmp_path)
     whole, weights, _ = train(backend, batches, 2, [keep], **options)
     assert {done for _, done in keep.saved} == set(range(1, 2 * -(-num_batches // 2) + 1))
     for path, done in keep.saved[:-1]:
@@ -348,7 +338,7 @@ def test_a_run_resumed_after_any_batch_equals_one_never_stopped(backend, tmp_pat
 
 def test_another_number_of_steps_within_an_epoch_is_refused(backend, tmp_path):
     batches = [make_batch(2, number) for number in range(8)]
-    keep = Keep(tmp_path)
+    keep = Keeper(tmp_path)
 
     def manager_of(num_steps, callbacks):
         trainer, model, _ = backend.counting_regression(gradient_accumulation_steps=num_steps)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from contract.backends.base import NUM_FEATURES, losses_by_name, make_batches
+from contract.keeper import Keeper
 
-from mlpug import checkpoints
 from mlpug.callbacks import Callback, LRSchedulerWrapper, TestMetricsLogger, TrainingMetricsLogger
 from mlpug.errors import ConfigurationError, TrainingModelError
 from mlpug.evaluation import MetricEvaluator
@@ -50,16 +50,6 @@ class Record(Callback):
         self.norms.append(logs.at("training.batch.gradient_norm"))
         self.rates.append(logs.at("training_params.batch.lr"))
         self.windows.append(logs.at("training.sliding_window.loss"))
-
-
-class Keep(Callback):
-    def __init__(self, folder):
-        self.folder, self.saved = folder, []
-
-    def on_rest(self, logs, is_last):
-        path = self.folder / f"{len(self.saved)}.safetensors"
-        checkpoints.save(path, self.manager.get_state())
-        self.saved.append((path, logs["current"]["global_iter"] + 1))
 
 
 def train(backend, returns=losses_by_name, num_epochs=1, callbacks=(), resume_from=None, **arguments):
@@ -133,7 +123,7 @@ def test_schedules_may_be_those_of_both_or_of_one(backend):
 
 
 def test_a_resumed_run_equals_one_never_stopped(backend, tmp_path):
-    keep = Keep(tmp_path)
+    keep = Keeper(tmp_path)
     whole, weights, _ = train(backend, num_epochs=2, callbacks=[keep], **PARTS)
     assert {done for _, done in keep.saved} == {1, 2, 3, 4}
     for path, done in keep.saved:

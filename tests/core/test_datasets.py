@@ -6,8 +6,8 @@ from itertools import count, islice
 
 import numpy as np
 import pytest
+from contract.keeper import Keeper
 
-from mlpug import checkpoints
 from mlpug.callbacks import Callback
 from mlpug.datasets import random_states
 from mlpug.errors import CheckpointMismatchError, ConfigurationError, MlpugWarning
@@ -124,18 +124,6 @@ class Recorder(Callback):
 
     def orders(self):
         return [[values for epoch, values in self.batches if epoch == number] for number in range(NUM_EPOCHS)]
-
-
-class Keeper(Callback):
-    """Saves the state of each rest, with how many batches were done."""
-
-    def __init__(self, folder):
-        self.folder, self.saved = folder, []
-
-    def on_rest(self, logs, is_last):
-        path = self.folder / f"{len(self.saved)}.safetensors"
-        checkpoints.save(path, self.manager.get_state())
-        self.saved.append((path, logs["current"]["global_iter"] + 1))
 
 
 def start_from(number):

@@ -1,6 +1,7 @@
 """The progress bar, in a real terminal and without one."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -12,8 +13,10 @@ import textwrap
 import time
 
 import pytest
+import tqdm.notebook
 
 from mlpug.callbacks import ProgressBar
+from mlpug.callbacks.progress_bar import _bar_class
 from mlpug.errors import ConfigurationError
 
 SCRIPT = """
@@ -111,6 +114,13 @@ def test_without_a_terminal_nothing_is_shown():
     shown = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "%|" not in shown.stdout
+
+
+def test_a_notebook_is_known_by_its_bars_though_its_output_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert not _bar_class()[1]
+    monkeypatch.setattr("tqdm.auto.tqdm", tqdm.notebook.tqdm)
+    assert _bar_class() == (tqdm.notebook.tqdm, True)
 
 
 @pytest.mark.parametrize("paths", ["training.batch.loss", [3], {"loss": None}, 5])

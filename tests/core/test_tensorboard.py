@@ -210,7 +210,7 @@ def test_names_labels_and_periods(train, serve, tmp_path):
         lambda: [
             Tensorboard(
                 "named",
-                {"cost": "training.batch.loss"},
+                {"cost": "training.batch.loss", "price": "training.batch.loss"},
                 dataset_name="digits",
                 label_name="slow",
                 log_period=2,
@@ -219,8 +219,9 @@ def test_names_labels_and_periods(train, serve, tmp_path):
         ]
     )
     server = serve(tmp_path)
-    assert server.tags(["named/digits-slow"]) == {"named/digits-slow": ["cost"]}
-    assert server.curve("named/digits-slow", "cost") == single(record.training[::2])
+    assert server.tags(["named/digits-slow"]) == {"named/digits-slow": ["cost", "price"]}
+    for name in ("cost", "price"):
+        assert server.curve("named/digits-slow", name) == single(record.training[::2])
 
 
 def test_numbers_that_have_no_place_in_single_precision_are_shown_as_what_they_become(serve, tmp_path):
@@ -267,14 +268,14 @@ def test_what_is_no_number_has_no_curve(make_manager, mean_model, tmp_path):
         metrics={"words": Metric(lambda *_: 0.0, lambda _: "good")},
     )
     callbacks = [TrainingMetricsLogger(evaluator), Tensorboard("digits", ["training.batch.words"], directory=tmp_path)]
-    with pytest.raises(ConfigurationError, match=r"training\.batch\.words is a str, and only numbers have curves"):
+    with pytest.raises(ConfigurationError, match=r"training\.batch\.words is no number, and only numbers have curves"):
         make_manager([np.ones(1)], callbacks, mean_model).start_training()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metric_paths": []}, "metric_paths must be a list of metric paths"),
+        ({"metric_paths": []}, "metric_paths must have a metric path at least, and is empty"),
         ({"metric_paths": "training.batch.loss"}, "metric_paths must be a list of metric paths"),
         ({"metric_paths": ["a"], "experiment_name": "a/b"}, "experiment_name must be a name that a folder can have"),
         ({"metric_paths": ["a"], "experiment_name": None}, "experiment_name must be a name that a folder can have"),

@@ -10,8 +10,8 @@ import random
 import keras
 import numpy as np
 import pytest
+from contract.keeper import Keeper
 
-from mlpug import checkpoints
 from mlpug.callbacks import Callback
 from mlpug.trainers import TrainingManager
 
@@ -82,18 +82,6 @@ class Recorder(Callback):
 
     def draw(self):
         self.drawn += [(np.random.normal(), random.random()) for _ in range(self.num_draws)]
-
-
-class Keeper(Callback):
-    """Saves the state of each rest, with how many batches were done."""
-
-    def __init__(self, folder):
-        self.folder, self.saved = folder, []
-
-    def on_rest(self, logs, is_last):
-        path = self.folder / f"{len(self.saved)}.safetensors"
-        checkpoints.save(path, self.manager.get_state())
-        self.saved.append((path, logs["current"]["global_iter"] + 1))
 
 
 @pytest.fixture

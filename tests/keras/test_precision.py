@@ -1,5 +1,6 @@
 """The words for precision on Keras: what layers compute in, and steps that a loss scaler leaves out."""
 
+import math
 from itertools import pairwise
 
 import keras
@@ -123,6 +124,50 @@ def test_an_overflow_skips_one_update_and_the_schedule_waits(backend, options):
     assert keep.rates == pytest.approx([0.05, 0.05 / 2, 0.05 / 3, 0.05 / 3, 0.05 / 4])
     moved = [not np.array_equal(before[0], after[0]) for before, after in pairwise(keep.weights)]
     assert moved == [True, False, True, True]
+
+
+def test_gradients_are_clipped_without_the_scale_of_the_loss(backend):
+    batches, start = scaled_batches([0.1, 0.1]), [np.asarray(weight) for weight in new_net().weights]
+    moved = []
+    for precision in ("32-true", "16-mixed"):
+        keep, _ = train(backend, new_net(), batches, gradient_clip_norm=0.01, precision=precision)
+        assert keep.did_update == [True, True]
+        moved.append(
+            math.sqrt(sum(np.sum((after - before) ** 2) for before, after in zip(start, keep.weights[0], strict=True)))
+        )
+    assert moved == pytest.approx([0.05 * 0.01] * 2, rel=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_chunk_size": 4}], ids=str)
+def test_of_two_optimizers_one_may_overflow_and_the_other_steps(backend, options):
+    class TwoLosses(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = new_net(), new_net()
+
+        def call(self, batch_data, evaluate_settings, inference_mode=None):
+            x, y, scale = batch_data
+            errors = [ops.cast(net(x), "float32")[:, 0] - y for net in (self.first, self.second)]
+            first, second = (0.1 * ops.mean(ops.square(each)) for each in errors)
+            return {"first": first * scale, "second": second}, ops.shape(y)[0]
+
+    model = TwoLosses()
+    parts = {"first": model.first, "second": model.second}
+    trainer = backend.mlp.trainers.DefaultTrainer(
+        optimizers={"first": keras.optimizers.SGD(0.05), "second": keras.optimizers.SGD(0.05)},
+        model_components=parts,
+        trainable_variables=parts,
+        eager_mode=backend.eager_mode,
+        precision="16-mixed",
+        **options,
+    )
+    keeps = [Keep(part, None) for part in parts.values()]
+    manager = TrainingManager(trainer, scaled_batches([1, 1e7, 1]), callbacks=keeps)
+    trainer.set_training_model(model)
+    manager.start_training()
+    moved = [[not np.array_equal(one[0], other[0]) for one, other in pairwise(keep.weights)] for keep in keeps]
+    assert moved == [[False, True], [True, True]]
+    assert keeps[0].did_update == [True, True, True]  # weights moved, though not all
 
 
 def test_a_resumed_run_goes_on_with_the_scale_of_the_loss(backend, tmp_path):

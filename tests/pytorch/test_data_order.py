@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from contract.keeper import Keeper
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, WeightedRandomSampler
 
 import mlpug.pytorch as mlp
-from mlpug import checkpoints
 from mlpug.callbacks import Callback
 from mlpug.errors import MlpugWarning
 
@@ -171,18 +171,6 @@ class Recorder(Callback):
 
     def on_batch_training_completed(self, batch, logs):
         self.add(logs["current"]["epoch"], batch)
-
-
-class Keeper(Callback):
-    """Saves the state of each rest, with how many batches were done."""
-
-    def __init__(self, folder):
-        self.folder, self.saved = folder, []
-
-    def on_rest(self, logs, is_last):
-        path = self.folder / f"{len(self.saved)}.safetensors"
-        checkpoints.save(path, self.manager.get_state())
-        self.saved.append((path, logs["current"]["global_iter"] + 1))
 
 
 @pytest.fixture

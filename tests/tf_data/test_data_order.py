@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contract.keeper import Keeper
 
-from mlpug import checkpoints
 from mlpug.callbacks import Callback
 from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
@@ -78,18 +78,6 @@ class Recorder(Callback):
 
     def on_batch_training_completed(self, batch, logs):
         self.batches.append((logs["current"]["epoch"], batch.numpy().tolist()))
-
-
-class Keeper(Callback):
-    """Saves the state of each rest, with how many batches were done."""
-
-    def __init__(self, folder):
-        self.folder, self.saved = folder, []
-
-    def on_rest(self, logs, is_last):
-        path = self.folder / f"{len(self.saved)}.safetensors"
-        checkpoints.save(path, self.manager.get_state())
-        self.saved.append((path, logs["current"]["global_iter"] + 1))
 
 
 @pytest.fixture(autouse=True)
