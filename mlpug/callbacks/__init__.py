@@ -3,6 +3,7 @@
 from mlpug.callbacks.callback import Callback
 from mlpug.callbacks.checkpoint_manager import CheckpointManager
 from mlpug.callbacks.describe import BatchSizeLogger, DescribeLogsObject
+from mlpug.callbacks.device_memory import DeviceMemory, LogDeviceMemory
 from mlpug.callbacks.history import History
 from mlpug.callbacks.lr_schedules import LRSchedulerWrapper
 from mlpug.callbacks.metrics import DatasetMetricsLogger, LoggingMode, TestMetricsLogger, TrainingMetricsLogger
@@ -17,8 +18,10 @@ __all__ = [
     "CheckpointManager",
     "DatasetMetricsLogger",
     "DescribeLogsObject",
+    "DeviceMemory",
     "History",
     "LRSchedulerWrapper",
+    "LogDeviceMemory",
     "LogProgress",
     "LoggingMode",
     "ProgressBar",
