@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from core.tensorboard_server import Server
 
 from mlpug.adapter import Process
 from mlpug.callbacks import Callback
@@ -224,3 +225,17 @@ def run_python():
         )
 
     return run
+
+
+@pytest.fixture
+def serve():
+    """Starts TensorBoard servers: ``serve(directory, *options)``."""
+    servers = []
+
+    def start(directory, *options):
+        servers.append(Server(directory, *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
