@@ -8,8 +8,10 @@ smallest complete example, and ``tests/contract`` is what every adapter has to p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+from mlpug.logs import Logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,13 @@ class Events(Protocol):
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
         """The step is done. `did_update` is False where the weights did not move."""
 
+    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
+        """The host itself has computed metrics, for ``"<set>.<level>"`` of the logs, in the place of what was there.
+
+        Arrays are still on the device. Those of ``"training.batch"`` are told before `batch_ended`, in addition to what
+        is there; those of an epoch before `epoch_ended`.
+        """
+
     def epoch_ended(self, completed: bool) -> None:
         """No more batches. `completed` is False where a stop cut the epoch short: native callbacks don't hear of it."""
 
@@ -70,6 +79,7 @@ class Run:
     num_batches_per_epoch: int | None  # it gives no more than these; None: nobody knows
     listeners: tuple[Any, ...]  # `Events` and native callbacks: each event reaches them in this order
     evaluate_settings: Callable[[], Any]  # called before each step; the training model's `evaluate_settings`
+    logs: Logs = field(default_factory=Logs)  # of the run: what native callbacks and loggers are shown
     on_non_finite: Callable[[StepOutput], None] | None = None
     # None: nobody looks. Else the step looks at the loss and the gradients before the weights change; where one isn't
     # finite nothing changes, this is called, and `did_update` is False.
@@ -95,6 +105,9 @@ class Adapter(Protocol):
 
     def set_training_model(self, training_model: Any) -> None:
         """Take the training model, or raise `ConfigurationError` when this backend can't train it."""
+
+    def as_dataset(self, given: Any) -> Iterable[Any]:
+        """The batches of what the user gave to train on: that itself, unless it means something to the host."""
 
     def fit(self, run: Run) -> None:
         """Train; return when done or stopped. Every exception comes through, unchanged."""

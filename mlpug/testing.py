@@ -118,6 +118,10 @@ class FakeAdapter:
             raise ConfigurationError(f"The training model must be callable, not a {type(training_model).__name__}.")
         self._training_model = training_model
 
+    def as_dataset(self, given: Any) -> Any:
+        """Anything that can be iterated."""
+        return given
+
     def fit(self, run: Run) -> None:
         """Train."""
         self._stop = False

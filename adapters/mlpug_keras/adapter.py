@@ -102,6 +102,10 @@ class KerasAdapter:
         model.compile(optimizer=first, run_eagerly=self._eager)
         self._model = model
 
+    def as_dataset(self, given: Any) -> Any:
+        """Anything that can be iterated."""
+        return given
+
     def fit(self, run: Run) -> None:
         """Let Keras train."""
         model = self._model

@@ -93,6 +93,10 @@ class LightningAdapter:
         self._training_model = checked_training_model(training_model)
         self._call = training_model if self._compile_model is None else self._compile_model(training_model)
 
+    def as_dataset(self, given: Any) -> Any:
+        """Anything that can be iterated."""
+        return given
+
     def fit(self, run: Run) -> None:
         """Let Lightning train."""
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it

@@ -36,7 +36,9 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
         checked.append(callback)
     ours = [callback for callback in checked if isinstance(callback, Callback)]
     _check_states(ours)
-    _check_metric_paths(ours, RunLog.metric_paths(has_gradient_norm=trainer.clipping is not None))
+    _check_metric_paths(
+        ours, [*RunLog.metric_paths(has_gradient_norm=trainer.clipping is not None), *trainer.logs_itself]
+    )
     return checked
 
 

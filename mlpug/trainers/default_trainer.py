@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlpug.adapter import Adapter, Clipping, Process
@@ -18,7 +18,8 @@ class DefaultTrainer:
 
     Args:
         adapter: the backend.
-        optimizers: one optimizer, or several by name; one is called ``"optimizer"``.
+        optimizers: one optimizer, or several by name; one is called ``"optimizer"``. None, with `logs_itself`: the
+            host makes its own when training starts.
         model_components: one model, or several by name; one is called ``"model"``. These are what checkpoints hold and
             what is used after training.
         on_non_finite: what becomes of a batch whose loss, or a gradient of it, is NaN or infinite. ``"raise"``:
@@ -35,6 +36,8 @@ class DefaultTrainer:
             where it is larger. Its norm before that is in the logs, ``training.batch.gradient_norm``; with `math.inf`
             it is only measured.
         gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
+        logs_itself: beginnings of metric paths, such as ``"training.epoch"``, under which the host writes metrics whose
+            names nobody knows before training.
 
     Attributes:
         chunking: how a batch is cut.
@@ -64,16 +67,19 @@ class DefaultTrainer:
         chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
         gradient_clip_norm: float | None = None,
         gradient_clip_value: float | None = None,
+        logs_itself: Sequence[str] = (),
     ) -> None:
         if on_non_finite not in _ON_NON_FINITE:
             expected = ", ".join(f'"{choice}"' for choice in _ON_NON_FINITE)
             raise ConfigurationError(f"on_non_finite must be one of {expected}, not {on_non_finite!r}.")
         self.adapter = adapter
-        self.optimizers = named(optimizers, "optimizers", "optimizer")
+        makes_its_own = optimizers is None and logs_itself
+        self.optimizers = {} if makes_its_own else named(optimizers, "optimizers", "optimizer")
         self.model_components = {} if model_components is None else named(model_components, "model_components", "model")
         self.on_non_finite = on_non_finite
         self.chunking = Chunking(batch_chunk_size, gradient_accumulation_steps, chunkable_batch_wrapper)
         self.clipping = _clipping(gradient_clip_norm, gradient_clip_value)
+        self.logs_itself = tuple(logs_itself)
         self.training_model: Any = None
 
     @property
@@ -107,7 +113,7 @@ class DefaultTrainer:
         >>> trainer.adapter.learning_rates()
         {'optimizer': 0.5}
         """
-        for name in self.optimizers:
+        for name in self.adapter.learning_rates():
             self.set_learning_rate_for(name, learning_rate)
 
     def set_learning_rate_for(self, optimizer_name: str, learning_rate: float) -> None:
@@ -115,9 +121,10 @@ class DefaultTrainer:
 
         Where torch's optimizer has several parameter groups it is that of the first, and the others keep their ratios.
         """
-        if optimizer_name not in self.optimizers:
+        known = self.adapter.learning_rates()
+        if optimizer_name not in known:
             raise ConfigurationError(
-                f"There is no optimizer {optimizer_name!r}; the optimizers are {', '.join(self.optimizers)}."
+                f"There is no optimizer {optimizer_name!r}; the optimizers are {', '.join(known)}."
             )
         if not _is_number(learning_rate) or not 0 <= learning_rate < math.inf:
             raise ConfigurationError(f"The learning rate must be a finite number of at least 0, not {learning_rate!r}.")

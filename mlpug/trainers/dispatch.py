@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -61,6 +61,9 @@ class CallbackGroup:
 
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
         self._call(self._on_batch_training_completed, batch, self._logs)
+
+    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
+        """Callbacks find them in the logs."""
 
     def epoch_ended(self, completed: bool) -> None:
         if completed:

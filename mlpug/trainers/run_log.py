@@ -138,6 +138,14 @@ class RunLog:
         params = self._current["training_params"]
         params["skipped_batches"] = params.get("skipped_batches", 0) + 1
 
+    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
+        set_name, level = path.split(".")
+        written = {name: Lazy(partial(self._to_host, value)) for name, value in metrics.items()}
+        if path == "training.batch":
+            self._batch.update(written)
+        else:
+            self._current.child(set_name)[level] = Logs(**written)
+
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
         if completed:

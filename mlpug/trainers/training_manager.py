@@ -77,10 +77,10 @@ class TrainingManager:
         if not isinstance(trainer, DefaultTrainer):
             raise ConfigurationError(f"trainer must be an mlp.trainers.DefaultTrainer, not {trainer!r}.")
         self.trainer = trainer
-        self.training_dataset = checked_dataset("training dataset", training_dataset)
+        self.training_dataset = checked_dataset("training dataset", trainer.adapter.as_dataset(training_dataset))
         self.num_epochs = checked_count("num_epochs", num_epochs)
         group_size = trainer.chunking.gradient_accumulation_steps
-        self.num_batches_per_epoch = _batches_per_epoch(training_dataset, num_batches_per_epoch, group_size)
+        self.num_batches_per_epoch = _batches_per_epoch(self.training_dataset, num_batches_per_epoch, group_size)
         self.experiment_data = experiment_data
         self._run_log = RunLog(self.num_epochs, trainer.adapter.learning_rates, trainer.adapter.to_host)
         self._errors = CallbackErrors(on_callback_error)
@@ -196,6 +196,7 @@ class TrainingManager:
             num_batches_per_epoch=self.num_batches_per_epoch,
             listeners=(self._run_log, *self._listeners, self._rest),
             evaluate_settings=lambda: self.logs.get("training_settings"),
+            logs=self.logs,
             on_non_finite={"raise": self._raise_non_finite, "skip": self._run_log.found_non_finite}.get(
                 self.trainer.on_non_finite
             ),
