@@ -15,9 +15,9 @@ from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
 from mlpug_lightning.batches import Batches, to_device, to_host
-from mlpug_lightning.bridge import Ending, Restoring, as_native_callbacks, is_ours, tell_start_and_end
+from mlpug_lightning.bridge import Ending, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
-from mlpug_lightning.host import check_is_ours, own_signals, pl, quiet, tidy_exit
+from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import TrainingModule, checked_training_model
 from mlpug_lightning.state import (
     check_optimizers,
@@ -108,8 +108,9 @@ class LightningAdapter:
         def tell_all() -> None:
             trainer.callbacks = callbacks
 
-        listeners = as_native_callbacks(run.listeners, on_epoch_told=tell_all)
-        callbacks = [Ending(run.listeners), *own_callbacks, *listeners, *restoring]
+        listeners = as_native_callbacks(run.listeners[:-1], module.latest)
+        last = LastBridge(run.listeners[-1:], module.latest, on_epoch_told=tell_all)
+        callbacks = [Ending(run.listeners), *own_callbacks, *listeners, last, *restoring]
         tell_all()
         # Also a trainer that has trained before trains this many more.
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
@@ -119,12 +120,8 @@ class LightningAdapter:
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring)
                 return
-            with quiet(), unwrapped(), own_signals(trainer), tidy_exit():
+            with unwrapped(), running(trainer):
                 trainer.fit(module, train_dataloaders=Batches(run.dataset, trainer))
-        except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits on Ctrl-C; that isn't ours to do
-                raise error.__context__ from None
-            raise
         finally:
             trainer.callbacks, trainer.limit_train_batches = own_callbacks, own_limit
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpug.adapter import Events
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.host import pl
 
+if TYPE_CHECKING:
+    from mlpug_lightning.module import Latest
+
 
 class Bridge(pl.Callback):
-    """A native callback for listeners that stand next to each other in the list."""
+    """A native callback for listeners that stand next to each other in the list.
 
-    def __init__(self, listeners: Sequence[Events]) -> None:
+    Args:
+        listeners: mlpug's.
+        latest: what the latest step did.
+    """
+
+    def __init__(self, listeners: Sequence[Events], latest: Latest) -> None:
         self._listeners = listeners
+        self._latest = latest
 
     @property
     def state_key(self) -> str:
@@ -25,10 +34,10 @@ class Bridge(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         num_batches = trainer.num_training_batches
-        _tell(self._listeners, "training_started", None if math.isinf(num_batches) else int(num_batches))
+        tell(self._listeners, "training_started", None if math.isinf(num_batches) else int(num_batches))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _tell(self._listeners, "epoch_started")
+        tell(self._listeners, "epoch_started")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -40,7 +49,7 @@ class Bridge(pl.Callback):
             raise EscapedStopIterationError(error) from error
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        latest = pl_module.latest
+        latest = self._latest
         try:
             for listener in self._listeners:
                 listener.batch_ended(batch, latest.step_output, latest.did_update)
@@ -48,7 +57,7 @@ class Bridge(pl.Callback):
             raise EscapedStopIterationError(error) from error
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        _tell(self._listeners, "epoch_ended", not pl_module.latest.is_cut_short)
+        tell(self._listeners, "epoch_ended", not self._latest.is_cut_short)
 
 
 class LateBridge(Bridge, pl.callbacks.Checkpoint):
@@ -61,8 +70,8 @@ class LateBridge(Bridge, pl.callbacks.Checkpoint):
 class LastBridge(LateBridge):
     """When its listeners have heard of the end of an epoch, everybody has."""
 
-    def __init__(self, listeners: Sequence[Events], on_epoch_told: Callable[[], None]) -> None:
-        super().__init__(listeners)
+    def __init__(self, listeners: Sequence[Events], latest: Latest, on_epoch_told: Callable[[], None]) -> None:
+        super().__init__(listeners, latest)
         self._on_epoch_told = on_epoch_told
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -77,7 +86,7 @@ class Ending(pl.Callback):
         self._listeners = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _tell(self._listeners, "training_ended")
+        tell(self._listeners, "training_ended")
 
 
 class Restoring(pl.Callback):
@@ -90,21 +99,21 @@ class Restoring(pl.Callback):
         self.restore()
 
 
-def as_native_callbacks(listeners: Sequence[Any], on_epoch_told: Callable[[], None]) -> list[pl.Callback]:
-    """The listeners as Lightning's callbacks, in the same order.
+def as_native_callbacks(listeners: Sequence[Any], latest: Latest, kind: type[Bridge] = Bridge) -> list[pl.Callback]:
+    """Listeners as Lightning's callbacks, in the same order.
 
     Args:
-        listeners: the last one is mlpug's.
-        on_epoch_told: called when all of them have heard of the end of an epoch.
+        listeners: mlpug's and native ones.
+        latest: what the latest step did.
+        kind: `LateBridge` where mlpug's are to hear of an epoch's end after the module's own hook.
     """
     callbacks: list[pl.Callback] = []
-    kind: type[Bridge] = Bridge
-    for is_native, group in groupby(listeners[:-1], key=lambda listener: isinstance(listener, pl.Callback)):
+    for is_native, group in groupby(listeners, key=lambda listener: isinstance(listener, pl.Callback)):
         neighbours = list(group)
-        callbacks += neighbours if is_native else [kind(neighbours)]
+        callbacks += neighbours if is_native else [kind(neighbours, latest)]
         if any(isinstance(callback, (pl.callbacks.EarlyStopping, pl.callbacks.Checkpoint)) for callback in callbacks):
             kind = LateBridge
-    return [*callbacks, LastBridge(listeners[-1:], on_epoch_told)]
+    return callbacks
 
 
 def tell_start_and_end(
@@ -114,16 +123,16 @@ def tell_start_and_end(
     for callback in restoring:
         callback.restore()
     ours = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
-    _tell(ours, "training_started", num_batches_per_epoch)
-    _tell(ours, "training_ended")
+    tell(ours, "training_started", num_batches_per_epoch)
+    tell(ours, "training_ended")
 
 
 def is_ours(callback: pl.Callback) -> bool:
     """Whether it is none of the user's."""
-    return isinstance(callback, (Bridge, Ending, Restoring))
+    return isinstance(callback, (Bridge, Ending, Restoring)) or hasattr(callback, "is_of_mlpug")
 
 
-def _tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
+def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
     try:
         for listener in listeners:
             getattr(listener, event)(*arguments)

@@ -33,7 +33,7 @@ else:
             f"mlpug.pytorch needs PyTorch and PyTorch Lightning ({error}): pip install 'mlpug[pytorch]'"
         ) from error
 
-__all__ = ["check_is_ours", "own_signals", "pl", "processed_loader", "quiet", "tidy_exit"]
+__all__ = ["check_is_ours", "own_signals", "pl", "processed_loader", "quiet", "running", "tidy_exit"]
 
 _OTHER = {"pytorch_lightning": "lightning.pytorch", "lightning.pytorch": "pytorch_lightning"}
 
@@ -78,6 +78,18 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def running(trainer: pl.Trainer) -> Iterator[None]:
+    """Around Lightning's ``fit``: quiet, with the signals left to mlpug, and Ctrl-C as it was pressed."""
+    try:
+        with quiet(), own_signals(trainer), tidy_exit():
+            yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits on Ctrl-C; that isn't ours to do
+            raise error.__context__ from None
+        raise
 
 
 @contextmanager
