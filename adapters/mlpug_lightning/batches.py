@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,12 +71,24 @@ class Batches:
 
     A DataLoader gets what Lightning gives each (its sampler for several processes, its seeds for workers) when
     Lightning has set up its processes, which is when it asks for the length.
+
+    Args:
+        epochs: of the run.
+        trainer: Lightning's.
+        before_fetch: called before each batch is asked for; False ends the epoch. With it, the first iterator is made
+            when Lightning makes its own, before training starts: what a loader draws then is drawn in the same order.
+
+    Attributes:
+        is_exhausted: whether the epoch ended because there was no other batch.
     """
 
-    def __init__(self, epochs: Any, trainer: pl.Trainer) -> None:
+    def __init__(self, epochs: Any, trainer: pl.Trainer, before_fetch: Callable[[], bool] | None = None) -> None:
         self._epochs = epochs
         self._trainer = trainer
+        self._before_fetch = before_fetch
         self._is_processed = False
+        self._current: Iterator[Any] | None = None  # the epoch's, before it is asked for its first batch
+        self.is_exhausted = False
 
     def __iter__(self) -> Iterator[Any]:
         # Without a length Lightning fetches a batch ahead, to know which is the last. That batch would be loaded with
@@ -84,7 +96,29 @@ class Batches:
         fetcher: Any = self._trainer.fit_loop._data_fetcher
         if fetcher is not None:  # the first time Lightning only tries whether there is an iterator
             fetcher.prefetch_batches = 0
-        return iter(self._processed())
+        epochs = self._processed()
+        if self._before_fetch is None:
+            return iter(epochs)
+        if fetcher is not None:
+            epochs.begin()
+        self._current = self._watched(iter(epochs), self._before_fetch)
+        return self._current
+
+    def end_epoch(self) -> None:
+        """Where a resumed epoch had no batch left, and wasn't asked for one: the next one begins anew."""
+        if self._current is not None:
+            next(self._current, None)
+
+    def _watched(self, batches: Iterator[Any], before_fetch: Callable[[], bool]) -> Iterator[Any]:
+        self._current = None
+        self.is_exhausted = False
+        while before_fetch():
+            for batch in batches:
+                yield batch
+                break
+            else:
+                self.is_exhausted = True
+                return
 
     def __len__(self) -> int:
         # Raises the TypeError by which Lightning knows that there is no length, where there is none.

@@ -49,7 +49,7 @@ class Bridge(pl.Callback):
             raise EscapedStopIterationError(error) from error
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        latest = self._latest
+        latest: Any = self._latest
         try:
             for listener in self._listeners:
                 listener.batch_ended(batch, latest.step_output, latest.did_update)

@@ -10,7 +10,7 @@ import atexit
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -122,3 +122,26 @@ def tidy_exit() -> Iterator[None]:
 def _leave_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def new_result(trainer: Any, saved: Mapping[str, Any]) -> Any:
+    """What Lightning makes when something is logged by a name for the first time."""
+    results = import_module(f"{pl.__name__}.trainer.connectors.logger_connector.result")
+    meta = results._Metadata(**saved["about"], reduce_fx=getattr(torch, saved["reduction"]))
+    meta.sync = results._Sync(
+        _should=saved["synchronises"], fn=trainer.strategy.reduce, rank_zero_only=saved["is_for_rank_zero"]
+    )
+    return results._ResultMetric(meta, is_tensor=saved["sums"] is not None)
+
+
+def combined_loader(loaders: Any) -> Any:
+    """Lightning's own for several loaders that give a batch each."""
+    return import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader(loaders, "max_size_cycle")
+
+
+def barrier_before_data(trainer: Any) -> None:
+    """Where several processes were started together, wait for all; those that Lightning starts come later."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
+        trainer.strategy.setup_environment()
+        trainer.strategy.barrier("data")

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 import mlpug.trainers.default_trainer
-from mlpug.chunks import ChunkableBatch
+from mlpug.chunks import ChunkableBatch, Chunking
 from mlpug.errors import ConfigurationError
 from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_lightning.adapter import LightningAdapter, Native
 from mlpug_lightning.host import check_is_ours, pl, quiet
+from mlpug_lightning.ported import LOGS, ported_adapter
 
 __all__ = ["DefaultTrainer", "TrainingManager"]
 
@@ -40,6 +41,11 @@ _OURS = {
     "gradient_clip_val": "pass gradient_clip_norm=... or gradient_clip_value=...",
     "gradient_clip_algorithm": "pass gradient_clip_norm=... or gradient_clip_value=...",
 }
+_OURS_WHEN_PORTED = {
+    **{name: cure for name, cure in _OURS.items() if not name.startswith("gradient_clip")},
+    "reload_dataloaders_every_n_epochs": "its training data is one dataset, which gives each epoch its batches",
+}
+_PORTED_DEFAULTS = {name: value for name, value in _DEFAULTS.items() if name != "num_sanity_val_steps"}
 
 
 class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
@@ -120,6 +126,78 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             gradient_clip_value=gradient_clip_value,
         )
 
+    @classmethod
+    def from_lightning(
+        cls,
+        module: pl.LightningModule,
+        *,
+        val_dataloaders: Any = None,
+        batch_chunk_size: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
+        lightning_trainer: pl.Trainer | None = None,
+        **lightning_arguments: Any,
+    ) -> DefaultTrainer:
+        """A trainer of a LightningModule as it is: it does what ``Trainer.fit(module)`` does, bit by bit.
+
+        Its steps, hooks, optimizers and schedules are its own, in automatic or manual optimization. What it logs by
+        `self.log` is in mlpug's logs by the same names: for a step as ``training.batch.<name>``, beside the loss that
+        `training_step` returned, ``training.batch.loss``; for an epoch as ``training.epoch.<name>``; in a validation as
+        ``validation.dataset.<name>``. There is no training model to set.
+
+        The training data is given to the `TrainingManager`: a loader, several of them as Lightning takes them, a
+        LightningDataModule, or the module itself where it has a `train_dataloader`. A DataModule, or the module, is
+        prepared and set up when the `TrainingManager` is made.
+
+        Args:
+            module: what is trained. It is the model component ``"model"`` of checkpoints.
+            val_dataloaders: for its `validation_step`, where neither the module nor a DataModule has any.
+            batch_chunk_size: as above, in automatic optimization. A part counts with the samples that it has, or with
+                the ``"num_samples"`` in the dict that `training_step` returns. What a batch logs is the mean over its
+                parts, also of a metric object.
+            gradient_accumulation_steps: as above, in automatic optimization.
+            chunkable_batch_wrapper: as above.
+            lightning_trainer: a Lightning `Trainer` to train with.
+            lightning_arguments: what a Lightning `Trainer` takes, `gradient_clip_val` and `val_check_interval` too.
+
+        Raises:
+            ConfigurationError: no LightningModule, parts of batches in manual optimization, an argument that Lightning
+                doesn't know or that is mlpug's to set.
+
+        >>> class Regression(pl.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = torch.nn.Linear(1, 1)
+        ...     def training_step(self, batch, batch_idx):
+        ...         loss = torch.nn.functional.mse_loss(self.linear(batch), 2 * batch)
+        ...         self.log("train_loss", loss)
+        ...         return loss
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> trainer = DefaultTrainer.from_lightning(Regression(), accelerator="cpu")
+        >>> loader = torch.utils.data.DataLoader(torch.ones(8, 1), batch_size=4)
+        >>> manager = TrainingManager(trainer, loader, num_epochs=20)
+        >>> manager.start_training()
+        >>> manager.logs.at("training.batch.train_loss") < 1e-4
+        True
+        """
+        native = _lightning_trainer(
+            lightning_trainer, lightning_arguments, None, False, _OURS_WHEN_PORTED, _PORTED_DEFAULTS
+        )
+        is_in_parts = Chunking(batch_chunk_size, gradient_accumulation_steps, chunkable_batch_wrapper).is_needed
+        trainer = cls.__new__(cls)
+        super(DefaultTrainer, trainer).__init__(
+            ported_adapter(module, native, val_dataloaders, is_in_parts),
+            None,
+            module,
+            batch_chunk_size=batch_chunk_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            chunkable_batch_wrapper=chunkable_batch_wrapper,
+            logs_itself=LOGS,
+        )
+        trainer.set_training_model(module)
+        return trainer
+
     @property
     def native(self) -> Native:
         """Lightning's own `Trainer` and `LightningModule`, for whatever mlpug doesn't wrap.
@@ -137,15 +215,20 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
 
 
 def _lightning_trainer(
-    given: pl.Trainer | None, arguments: Mapping[str, Any], precision: str | None, use_mixed_precision: bool
+    given: pl.Trainer | None,
+    arguments: Mapping[str, Any],
+    precision: str | None,
+    use_mixed_precision: bool,
+    ours: Mapping[str, str] = _OURS,
+    defaults: Mapping[str, Any] = _DEFAULTS,
 ) -> pl.Trainer:
     has_gpu = torch.cuda.is_available() and arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda")
     precision = chosen_precision(precision, use_mixed_precision, has_gpu)
     if precision is not None:
         arguments = {**arguments, "precision": precision}
     if given is None:
-        _check_arguments(arguments)
-        return _new_trainer(arguments)
+        _check_arguments(arguments, ours)
+        return _new_trainer({**defaults, **arguments})
     check_is_ours(given)
     if not isinstance(given, pl.Trainer):
         raise ConfigurationError(f"lightning_trainer must be a {pl.__name__}.Trainer, not {given!r}.")
@@ -159,7 +242,7 @@ def _lightning_trainer(
 def _new_trainer(arguments: Mapping[str, Any]) -> pl.Trainer:
     with quiet():
         warnings.filterwarnings("ignore", ".*AMP with fp16 is not supported on CPU")  # said by an error, below
-        trainer = pl.Trainer(**{**_DEFAULTS, **arguments})
+        trainer = pl.Trainer(**arguments)
     asked = arguments.get("precision", trainer.precision)
     if trainer.precision != asked:
         raise ConfigurationError(
@@ -169,11 +252,11 @@ def _new_trainer(arguments: Mapping[str, Any]) -> pl.Trainer:
     return trainer
 
 
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
+def _check_arguments(arguments: Mapping[str, Any], ours: Mapping[str, str]) -> None:
     known = list(inspect.signature(pl.Trainer.__init__).parameters)[1:]
     for name in arguments:
-        if name in _OURS:
-            raise ConfigurationError(f"DefaultTrainer doesn't take {name}: {_OURS[name]}.")
+        if name in ours:
+            raise ConfigurationError(f"DefaultTrainer doesn't take {name}: {ours[name]}.")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""

@@ -77,6 +77,11 @@ class LRSchedulerWrapper(Callback):
 
     def check_trainer(self, trainer: DefaultTrainer) -> None:
         """Find the optimizers, whose rates must be free to be set."""
+        if not trainer.optimizers:
+            raise ConfigurationError(
+                "LRSchedulerWrapper needs the optimizers when the manager is made, and here they are made when "
+                "training starts: give the schedule where they are made, in configure_optimizers."
+            )
         if None in self._schedules:
             if len(trainer.optimizers) > 1:
                 raise ConfigurationError(

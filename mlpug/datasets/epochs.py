@@ -68,6 +68,7 @@ class Epochs:
         self._rest: Snapshot | None = None  # the global random state where the resumed run stopped
         self._after_pull: Snapshot | None = None  # the same after batches that were pulled before training started
         self._has_started = True
+        self._has_begun = False  # before the first batch of the next epoch was asked for
         self._shared_draws = SharedDraws()
 
     def __len__(self) -> int:
@@ -83,13 +84,23 @@ class Epochs:
         batches = self._next_epoch()
         return batches if self._group_size == 1 else _groups(batches, self._group_size)
 
+    def begin(self) -> None:
+        """Make the iterator of the epoch that comes next now, unless a resumed run has one to go on with."""
+        if self._resumed is None and self._batches is None:
+            self._begin()
+            self._has_begun = True
+
     def _next_epoch(self) -> Iterator[Any]:
         done = 0
         ahead: list[Any] = []
+        has_begun, self._has_begun = self._has_begun, False
+        if has_begun:
+            assert self._starts is not None
+            self._starts = self._starts[0], random_states.capture()  # others may have drawn since it was made
         if self._resumed is not None:
             state, self._resumed = self._resumed, None
             done, ahead = self._go_on(state)
-        elif self._batches is None or not self._goes_on:
+        elif self._batches is None or not (self._goes_on or has_begun):
             self._begin()
         else:
             self._first_of_epoch = self._pulled

@@ -1,0 +1,337 @@
+"""mlpug's adapter for a LightningModule of the user's own, which Lightning trains as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from mlpug.adapter import Process, Run, StepOutput
+from mlpug.errors import CheckpointMismatchError, ConfigurationError
+from mlpug.model_checkpoint import check_is_whole, check_names
+from mlpug.step_output import as_step_output
+from mlpug.stop_iteration import unwrapped
+from mlpug.validation import known_length
+from mlpug_lightning.adapter import Native
+from mlpug_lightning.batches import Batches, to_host
+from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
+from mlpug_lightning.components import component_state, load_component_state
+from mlpug_lightning.host import check_is_ours, pl, running
+from mlpug_lightning.module import Latest
+from mlpug_lightning.ported_chunks import Chunks
+from mlpug_lightning.ported_data import Source, source_of
+from mlpug_lightning.ported_events import (
+    AtFitStart,
+    EpochMetrics,
+    LateEpochMetrics,
+    Leading,
+    Moments,
+    Ordering,
+    Settling,
+)
+from mlpug_lightning.ported_state import (
+    host_state,
+    load_before_hooks,
+    load_schedules,
+    load_when_started,
+    start_counting,
+)
+from mlpug_lightning.state import check_optimizers, load_optimizer_state, optimizer_state
+
+LOGS = ("training.batch", "training.epoch", "validation.dataset")
+
+
+def ported_adapter(
+    module: Any, trainer: pl.Trainer, val_dataloaders: Any, makes_batches_of_parts: bool
+) -> PortedAdapter:
+    """The adapter for a LightningModule.
+
+    Raises:
+        ConfigurationError: it is none, or can't be trained so.
+    """
+    check_is_ours(module)
+    if not isinstance(module, pl.LightningModule):
+        raise ConfigurationError(
+            f"from_lightning takes a {pl.__name__}.LightningModule, not {module!r}. A torch.nn.Module that computes a "
+            "loss is trained by DefaultTrainer(optimizers=...) and set_training_model."
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigurationError(
+            "Lightning's accumulate_grad_batches must be 1 here: pass gradient_accumulation_steps=..., which counts "
+            "the batches that are made of several as one, and weighs each by its samples."
+        )
+    if makes_batches_of_parts and not module.automatic_optimization:
+        raise ConfigurationError(
+            f"{type(module).__name__} optimizes manually, and its batches can't be computed in parts: what it does "
+            "with each is in its training_step. Leave out batch_chunk_size and gradient_accumulation_steps, or let it "
+            "optimize automatically."
+        )
+    return PortedAdapter(trainer, module, val_dataloaders)
+
+
+class PortedAdapter:
+    """Trains a LightningModule by Lightning's own loop: its own steps, optimizers, schedules and hooks.
+
+    Args:
+        trainer: runs the loop.
+        module: what is trained.
+        val_dataloaders: for Lightning's validation, where neither the module nor a DataModule has any.
+    """
+
+    backend = "pytorch"
+
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, val_dataloaders: Any = None) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._val_dataloaders = val_dataloaders
+        self._source = Source()
+        self._latest = Latest()
+        self._settling: Settling | None = None
+        self._leading: Leading | None = None
+        self._batches: Batches | None = None
+        self._first_epoch = 0  # of mlpug's training, as Lightning counts
+        self._resumed: dict[str, Any] | None = None
+        self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
+
+    @property
+    def process(self) -> Process:
+        """This process among those of Lightning's strategy."""
+        return Process(rank=self._trainer.global_rank, world_size=self._trainer.world_size)
+
+    @property
+    def native(self) -> Native:
+        """What Lightning works with."""
+        return Native(self._trainer, self._module)
+
+    def set_training_model(self, training_model: Any) -> None:
+        """Take the module, and nothing else: it trains itself."""
+        if training_model is not self._module:
+            raise ConfigurationError(
+                "A trainer made by from_lightning trains its module by the module's own training_step, and takes no "
+                "other training model: leave out set_training_model, or make a DefaultTrainer of optimizers."
+            )
+
+    def as_dataset(self, given: Any) -> Any:
+        """A loader, several of them, a LightningDataModule, or the module's own `train_dataloader`."""
+        self._source = source_of(given, self._module, self._trainer)
+        if isinstance(self._source.holder, pl.LightningDataModule) and self._val_dataloaders is not None:
+            raise ConfigurationError("val_dataloaders can't be given beside a DataModule, which has its own.")
+        return self._source.loader
+
+    def fit(self, run: Run) -> None:
+        """Let Lightning train."""
+        trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
+        self._latest, self._is_stopped = Latest(), False
+        self._first_epoch = trainer.current_epoch
+        own = trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps
+        trainer.callbacks = self._callbacks(run, own_callbacks=own[0])
+        self._batches = batches = Batches(run.dataset, trainer, before_fetch=self._goes_on)
+        self._start_counting(run)
+        trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
+        if run.num_batches_per_epoch != known_length(run.dataset):
+            trainer.limit_train_batches = run.num_batches_per_epoch or own[1]
+        chunks = Chunks(run.chunks_of, self._latest, trainer, self._module)
+        try:
+            if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
+                load_component_state(self._module, self._of_resumed("model")["model"], "model", same_dtypes=True)
+                tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
+                return
+            with unwrapped(), running(trainer), self._source.giving(batches), chunks.used():
+                trainer.fit(self._module, **self._data(batches))
+        finally:
+            trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps = own
+            self._resumed = None
+
+    def _data(self, batches: Batches) -> dict[str, Any]:
+        holder = self._source.holder
+        if isinstance(holder, pl.LightningDataModule):
+            return {"datamodule": holder}
+        return {"train_dataloaders": batches, "val_dataloaders": self._val_dataloaders}
+
+    def _callbacks(self, run: Run, own_callbacks: list[Any]) -> list[Any]:
+        latest, module, trainer = self._latest, self._module, self._trainer
+        # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
+        has_hook = type(module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
+        self._settling = settling = Settling(
+            run.listeners[-1:], latest, on_epoch_told=lambda: self._tell_all(callbacks)
+        )
+        self._leading = leading = Leading(
+            run.listeners,
+            latest,
+            settling,
+            module,
+            is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
+            moments=Moments(
+                on_started=partial(self._training_started, run),
+                on_sanity_checked=lambda names: None,
+                on_epoch_ends=self._epoch_ends,
+            ),
+        )
+        epoch_metrics = (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners)
+        listeners = as_native_callbacks(run.listeners[:-1], latest, LateBridge if has_hook else Bridge)
+        callbacks = [
+            leading,
+            AtFitStart(partial(self._before_hooks, trainer)),
+            *own_callbacks,
+            epoch_metrics,
+            *listeners,
+            AtFitStart(partial(self._after_hooks, trainer)),
+            settling,
+        ]
+        callbacks.append(Ordering(callbacks[-2:]))
+        return callbacks
+
+    def _tell_all(self, callbacks: list[Any]) -> None:
+        trainer: Any = self._trainer
+        if self._is_stopped:
+            trainer.callbacks = callbacks
+
+    def _goes_on(self) -> bool:
+        """Before each batch is asked for, when Lightning is done with the one before."""
+        assert self._settling is not None
+        self._settling.settle()
+        return not self._is_stopped
+
+    def _epoch_ends(self) -> None:
+        """Where `stop` cut it short, Lightning's own callbacks don't hear of it: a resumed run tells them its end."""
+        if self._batches is not None and not self._latest.is_cut_short:
+            self._batches.end_epoch()
+        if self._is_stopped:
+            trainer: Any = self._trainer
+            trainer.should_stop = True
+            if self._latest.is_cut_short:
+                trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
+
+    def stop(self) -> None:
+        """End training after this batch, or this epoch's end.
+
+        Lightning isn't told before the epoch ends: else it would validate now, which a run that isn't stopped doesn't.
+        """
+        self._is_stopped = True
+
+    def _of_resumed(self, name: str) -> Any:
+        assert self._resumed is not None
+        return self._resumed[name]
+
+    def _start_counting(self, run: Run) -> None:
+        if self._resumed is None:
+            return
+        host = self._of_resumed("lightning")
+        self._first_epoch = host["loops"]["first_epoch"]
+        self._trainer.num_sanity_val_steps = 0  # before training, and this isn't its beginning
+        start_counting(self._trainer, host, run.first_epoch, run.first_batch)
+
+    def _before_hooks(self, trainer: pl.Trainer) -> None:
+        if self._resumed is not None:
+            load_component_state(self._module, self._of_resumed("model")["model"], "model", same_dtypes=True)
+            load_before_hooks(trainer, self._module, self._of_resumed("lightning"))
+
+    def _after_hooks(self, trainer: pl.Trainer) -> None:
+        if self._resumed is not None:
+            optimizers, states = self._optimizers(), self._of_resumed("optimizers")
+            check_optimizers(optimizers, states)
+            for name, optimizer in optimizers.items():
+                load_optimizer_state(optimizer, states[name])
+            load_schedules(trainer, self._of_resumed("lightning"))
+
+    def _training_started(self, run: Run) -> None:
+        if self._resumed is not None:
+            load_when_started(self._trainer, self._module, self._of_resumed("lightning"), run.first_batch)
+
+    def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
+        """What `validation_step` returns for one batch; what it logs isn't."""
+        module: Any = self._module
+        if type(module).validation_step is pl.LightningModule.validation_step:
+            raise ConfigurationError(
+                f"{type(module).__name__} has no validation_step to evaluate a batch by: write one that returns the "
+                "loss, or give the MetricEvaluator a model_evaluate_func."
+            )
+        precision = self._trainer.precision_plugin
+        module.trainer = self._trainer
+        batch = module._on_before_batch_transfer(precision.convert_input(batch), dataloader_idx=0)
+        batch = module._apply_batch_transfer_handler(batch, device=module.device, dataloader_idx=0)
+        with _evaluating(module), torch.no_grad(), precision.val_step_context():
+            returned = module.validation_step(batch, 0)
+        return as_step_output(returned, batch)
+
+    def to_host(self, tree: Any) -> Any:
+        """Tensors as numpy arrays and numbers."""
+        return to_host(tree)
+
+    def gather(self, tree: Any) -> list[Any]:
+        """What each process of Lightning's strategy gives."""
+        if self.process.world_size == 1:
+            return [tree]
+        gathered: list[Any] = [None] * self.process.world_size
+        torch.distributed.all_gather_object(gathered, tree)
+        return gathered
+
+    def model_state(self) -> dict[str, dict[str, Any]]:
+        """The module's state dict."""
+        return {"model": component_state(self._module)}
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimizers, and what Lightning and the module have counted."""
+        assert self._leading is not None
+        assert self._settling is not None
+        check_is_whole(not self._leading.undo_step(self._trainer.global_step))
+        return {
+            "model": self.model_state(),
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
+            "lightning": host_state(self._trainer, self._module, self._first_epoch, self._settling.is_settled),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Keep it until Lightning has made what it belongs to."""
+        check_names("model components", ["model"], state["model"])
+        if "results" not in state["lightning"]:
+            raise CheckpointMismatchError(
+                "The checkpoint is of a DefaultTrainer with a training model, not of one made by from_lightning: load "
+                "the weights alone, by mlp.load_model_checkpoint(path)."
+            )
+        self._resumed = state
+
+    def learning_rates(self) -> dict[str, float]:
+        """That of each optimizer's first parameter group; none before training starts."""
+        return {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self._optimizers().items()}
+
+    def set_learning_rate(self, optimizer_name: str, value: float) -> None:
+        """That of each parameter group, where the module has no schedule for it."""
+        optimizer = self._optimizers()[optimizer_name]
+        if any(config.scheduler.optimizer is optimizer for config in self._trainer.lr_scheduler_configs):
+            raise ConfigurationError(
+                f"The optimizer {optimizer_name!r} has a schedule of its own, from configure_optimizers: leave one out."
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = value
+
+    def is_native_callback(self, candidate: object) -> bool:
+        """Whether it is a callback of the Lightning that is used here."""
+        check_is_ours(candidate)
+        return isinstance(candidate, pl.Callback)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers = list(self._trainer.optimizers)
+        return {"optimizer": optimizers[0]} if len(optimizers) == 1 else _numbered(optimizers)
+
+
+def _numbered(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.optim.Optimizer]:
+    return {f"optimizer_{number}": optimizer for number, optimizer in enumerate(optimizers)}
+
+
+@contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """In eval mode, where it isn't in that already, and without a log."""
+    training_parts = [part for part in module.modules() if part.training]
+    for part in training_parts:
+        part.training = False
+    module.log = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del module.log
+        for part in training_parts:
+            part.training = True

@@ -1,0 +1,160 @@
+"""Batches in parts for a LightningModule's own `training_step`: the gradient is that of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from mlpug.adapter import StepOutput
+from mlpug.chunks import Group, joined
+from mlpug.step_output import joined_outputs
+from mlpug_lightning.accumulation import Shares, divide, gradients_of, parameters_of, weighted_mean
+from mlpug_lightning.host import pl
+from mlpug_lightning.module import Latest
+from mlpug_lightning.ported_events import as_output
+
+_automatic = import_module(f"{pl.__name__}.loops.optimization.automatic")
+
+
+class Chunks:
+    """Cuts batches when they are on their device, and lets Lightning optimize by what the parts give together.
+
+    Args:
+        chunks_of: cuts a batch, or a `Group` of them; None: nothing is done here.
+        latest: where the chunks of the batch under way are.
+        trainer: Lightning's.
+        module: the user's.
+    """
+
+    def __init__(
+        self,
+        chunks_of: Callable[[Any], list[Any]] | None,
+        latest: Latest,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+    ) -> None:
+        self._chunks_of = chunks_of
+        self._latest = latest
+        self._trainer: Any = trainer
+        self._module: Any = module
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """For the time of a ``fit``."""
+        if self._chunks_of is None:
+            yield
+            return
+        loop, module = self._trainer.fit_loop.epoch_loop, self._module
+        original = loop.automatic_optimization
+        loop.automatic_optimization = _InChunks(self._trainer, self._latest)
+        before, move = module._on_before_batch_transfer, module._apply_batch_transfer_handler
+
+        def each_before(batch: Any, dataloader_idx: int = 0) -> Any:
+            parts = batch if isinstance(batch, Group) else None
+            return before(batch, dataloader_idx) if parts is None else Group(before(p, dataloader_idx) for p in parts)
+
+        def each_moved(batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
+            parts = batch if isinstance(batch, Group) else (batch,)
+            moved = Group(move(part, device, dataloader_idx) for part in parts)
+            if self._trainer.training:  # what is validated on isn't cut
+                self._latest.chunks = self._chunks_of(moved)  # type: ignore[misc]
+            return joined(moved, torch.cat)
+
+        module._on_before_batch_transfer, module._apply_batch_transfer_handler = each_before, each_moved
+        try:
+            yield
+        finally:
+            del module._on_before_batch_transfer, module._apply_batch_transfer_handler
+            loop.automatic_optimization = original
+
+
+class _InChunks(_automatic._AutomaticOptimization):  # type: ignore[misc, name-defined]
+    """Lightning's automatic optimization, of a batch whose parts are computed one after the other."""
+
+    def __init__(self, trainer: pl.Trainer, latest: Latest) -> None:
+        super().__init__(trainer)
+        self.optim_progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
+        self._latest = latest
+
+    def _make_closure(self, kwargs: Any, optimizer: torch.optim.Optimizer, batch_idx: int) -> Any:
+        zero_grad = self._make_zero_grad_fn(batch_idx, optimizer)
+        backward = self._make_backward_fn(optimizer)
+
+        def step() -> Any:
+            if zero_grad is not None:
+                zero_grad()
+            return self._of_chunks(kwargs, backward, optimizer)
+
+        return _automatic.Closure(step_fn=step)
+
+    def _of_chunks(self, kwargs: Any, backward: Any, optimizer: torch.optim.Optimizer) -> Any:
+        shares, chunks, logged = Shares(self._mean_over_processes), self._latest.chunks, _Logged(self.trainer)
+        outputs: list[StepOutput] = []
+        (batch_name, _), *_ = kwargs.items()
+        for number, chunk in enumerate(chunks):
+            with logged.of(chunk):
+                result = self._training_step(type(kwargs)(kwargs, **{batch_name: chunk}))
+            output = as_output(result.asdict() if result.loss is not None else {}, chunk)
+            logged.weigh(output.num_samples)
+            weight = shares.weigh(output.num_samples)
+            blocks = number < len(chunks) - 1
+            with _automatic._block_parallel_sync_behavior(self.trainer.strategy, block=blocks):
+                counts = self.trainer.world_size > 1 or not (isinstance(weight, float) and weight == 0.0)
+                if backward is not None and result.closure_loss is not None and counts:
+                    backward(result.closure_loss * weight)
+            outputs.append(output)
+        divide(gradients_of(parameters_of(optimizer)), shares.total())
+        logged.join()
+        whole = joined_outputs(outputs, torch.cat, weighted_mean)
+        if whole.num_samples == 0:
+            return _automatic.ClosureResult(None)
+        extra = {**(whole.auxiliary_results or {}), "num_samples": whole.num_samples}
+        return _automatic.ClosureResult(whole.loss, extra=extra)
+
+    def _mean_over_processes(self, number: float) -> Any:
+        if self.trainer.world_size == 1:
+            return number
+        strategy = self.trainer.strategy
+        return strategy.reduce(torch.tensor(number, dtype=torch.float64, device=strategy.root_device), reduce_op="mean")
+
+
+class _Logged:
+    """What the parts of a batch log by `self.log`, as if the batch had: the mean of their values."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._results = trainer.fit_loop.epoch_loop._results
+        self._values: dict[str, list[Any]] = {}
+        self._weights: dict[str, list[Any]] = {}
+        self._new: list[str] = []
+
+    @contextmanager
+    def of(self, chunk: Any) -> Iterator[None]:
+        """While a part is computed, values count for its samples."""
+        before = {key: item._forward_cache for key, item in self._results.items()}
+        whole = self._results.batch
+        self._results.batch, self._results.batch_size = chunk, None
+        yield
+        self._results.batch, self._results.batch_size = whole, None
+        self._new = [
+            key
+            for key, item in self._results.items()
+            if item.meta.on_step
+            and isinstance(item._forward_cache, torch.Tensor)
+            and item._forward_cache is not before.get(key)
+        ]
+
+    def weigh(self, num_samples: Any) -> None:
+        """How many samples the part had that was computed last."""
+        for key in self._new:
+            self._values.setdefault(key, []).append(self._results[key]._forward_cache)
+            self._weights.setdefault(key, []).append(num_samples)
+
+    def join(self) -> None:
+        """Show the values of the batch."""
+        for key, values in self._values.items():
+            if len(values) > 1:
+                self._results[key]._forward_cache = weighted_mean(values, self._weights[key])

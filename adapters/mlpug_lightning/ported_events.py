@@ -1,0 +1,218 @@
+"""What a LightningModule's own step gave, told to mlpug's listeners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mlpug.adapter import StepOutput
+from mlpug.step_output import counted
+from mlpug_lightning.batches import detached
+from mlpug_lightning.bridge import LastBridge, tell
+from mlpug_lightning.host import pl
+from mlpug_lightning.kept_buffers import KeptBuffers
+from mlpug_lightning.module import Latest
+
+
+class Settling(LastBridge):
+    """The last listener, which hears of a batch, or of an epoch, when Lightning has finished with it.
+
+    After the callbacks' hook come the module's own, a validation, schedules and loggers. So what a training checkpoint
+    holds is what is there when the next batch is asked for, the epoch's end is told, or training ends.
+    """
+
+    def __init__(self, listeners: Sequence[Any], latest: Latest, on_epoch_told: Callable[[], None]) -> None:
+        super().__init__(listeners, latest, on_epoch_told)
+        self._heard: tuple[Any, ...] = ()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._heard = ("batch_ended", batch, self._latest.step_output, self._latest.did_update)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._heard = ("epoch_ended", not self._latest.is_cut_short)
+        self._on_epoch_told()
+
+    def settle(self) -> None:
+        """Tell what was heard: nothing is under way."""
+        if self._heard:
+            heard, self._heard = self._heard, ()
+            tell(self._listeners, *heard)
+        self._latest.step_output = None
+        self._latest.chunks = []
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether Lightning has nothing left to do for what ended last."""
+        return not self._heard
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What else is to be done at some moments of a run."""
+
+    on_started: Callable[[], None]  # training starts
+    on_sanity_checked: Callable[[Sequence[str]], None]  # the names of the metrics that a validation logs are known
+    on_epoch_ends: Callable[[], None]  # before anybody hears of the end of an epoch
+
+
+class Leading(pl.Callback):
+    """Always the first of all callbacks: it knows what a batch gave before anybody hears of it.
+
+    Args:
+        listeners: mlpug's and native ones.
+        latest: what changes at each batch.
+        settling: the last listener.
+        module: the user's.
+        is_exhausted: whether the data of the epoch has come to its end.
+        moments: what else is to be done.
+    """
+
+    is_of_mlpug = True
+
+    def __init__(
+        self,
+        listeners: Sequence[Any],
+        latest: Latest,
+        settling: Settling,
+        module: pl.LightningModule,
+        is_exhausted: Callable[[], bool],
+        moments: Moments,
+    ) -> None:
+        self._listeners = _of_mlpug(listeners)
+        self._latest = latest
+        self._settling = settling
+        self._kept_buffers = KeptBuffers(module)
+        self._is_exhausted = is_exhausted
+        self._moments = moments
+        self._steps_before = 0
+        self._told: dict[str, Any] = {}  # the latest values of what the module logged
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._moments.on_sanity_checked(list(trainer.callback_metrics))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._moments.on_started()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._settling.settle()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._kept_buffers.keep()
+        self._steps_before = trainer.global_step
+        self._latest.is_under_way = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        latest = self._latest
+        latest.is_under_way = False
+        latest.step_output = output = as_output(outputs, batch)
+        has_moved = trainer.global_step != self._steps_before
+        latest.did_update = has_moved and (bool(outputs) or not pl_module.automatic_optimization)
+        tell(self._listeners, "metrics_logged", "training.batch", {"loss": output.loss, **self._logged(trainer)})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            tell(self._listeners, "metrics_logged", "validation.dataset", epoch_metrics(trainer))
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        self._settling.settle()
+        loop = trainer.fit_loop.epoch_loop
+        is_complete = loop.batch_progress.is_last_batch or loop._num_ready_batches_reached() or self._is_exhausted()
+        self._latest.is_cut_short = not is_complete
+        self._told.clear()
+        self._moments.on_epoch_ends()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._settling.settle()
+        tell(self._listeners, "training_ended")
+
+    def undo_step(self, num_steps: int) -> bool:
+        """Give the buffers their values from before a step that an error ended; False: the weights have moved."""
+        if self._latest.is_under_way:
+            if num_steps != self._steps_before:
+                return False
+            self._kept_buffers.put_back()
+            self._latest.is_under_way = False
+        return True
+
+    def _logged(self, trainer: Any) -> dict[str, Any]:
+        """What the module logged in this batch; what its hook after the batch logs is seen in the epoch only."""
+        found = {}
+        for key, item in trainer._results.valid_items():
+            value = item._forward_cache
+            if item.meta.on_step and isinstance(value, torch.Tensor) and value is not self._told.get(key):
+                self._told[key] = value
+                found[item.meta.name] = value
+        return found
+
+
+class EpochMetrics(pl.Callback):
+    """Tells what the module logged for an epoch, before mlpug's callbacks hear of the epoch's end."""
+
+    is_of_mlpug = True
+
+    def __init__(self, listeners: Sequence[Any]) -> None:
+        self._listeners = _of_mlpug(listeners)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if metrics := epoch_metrics(trainer):
+            tell(self._listeners, "metrics_logged", "training.epoch", metrics)
+
+
+class LateEpochMetrics(EpochMetrics, pl.callbacks.Checkpoint):
+    """The same, after the module's own hook, which may log too: Lightning tells a `Checkpoint` then."""
+
+
+class AtFitStart(pl.Callback):
+    """Does something when model, optimizers and callbacks are set up, where Lightning would restore a checkpoint."""
+
+    is_of_mlpug = True
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._do()
+
+
+class Ordering(pl.Callback):
+    """Puts the callbacks that the module brings itself before mlpug's last ones, of which this is one."""
+
+    is_of_mlpug = True
+
+    def __init__(self, last: Sequence[pl.Callback]) -> None:
+        self._last = [*last, self]
+
+    def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.callbacks = [*(each for each in trainer.callbacks if each not in self._last), *self._last]
+
+
+def epoch_metrics(trainer: Any) -> dict[str, Any]:
+    """What was logged for an epoch, or for a validation, as Lightning reduces it; by the names that were logged."""
+    results = trainer._results
+    found = {}
+    for _, item in results.valid_items():
+        value = results._get_cache(item, on_step=False)
+        if isinstance(value, torch.Tensor):
+            found[results._forked_name(item, on_step=False)[0]] = value
+    return found
+
+
+def as_output(outputs: Any, batch: Any) -> StepOutput:
+    """What `training_step` returned. Where it has no loss, its batch counts nothing, and its loss is NaN."""
+    rest = dict(outputs) if isinstance(outputs, Mapping) else {}
+    loss = rest.pop("loss", None)
+    num_samples = rest.pop("num_samples", None)
+    auxiliary_results = detached(rest) or None
+    if loss is None:
+        return StepOutput(math.nan, 0, auxiliary_results)
+    return StepOutput(loss, counted(num_samples, batch), auxiliary_results)
+
+
+def _of_mlpug(listeners: Sequence[Any]) -> list[Any]:
+    return [listener for listener in listeners if not isinstance(listener, pl.Callback)]

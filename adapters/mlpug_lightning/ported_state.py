@@ -1,0 +1,208 @@
+"""What the training of a LightningModule needs to go on, beside weights and optimizers: as plain data, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torchmetrics
+
+from mlpug.errors import CheckpointMismatchError
+from mlpug.plain import from_plain, to_plain
+from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
+from mlpug_lightning.host import new_result, pl
+from mlpug_lightning.state import load_native_state, loop_state, native_state, start_loops_at
+
+_SHOWN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")  # of the logger connector
+_OF_RESULTS = (
+    "fx",
+    "name",
+    "prog_bar",
+    "logger",
+    "on_step",
+    "on_epoch",
+    "enable_graph",
+    "add_dataloader_idx",
+    "dataloader_idx",
+    "metric_attribute",
+)
+
+
+def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int, is_settled: bool) -> dict[str, Any]:
+    """Loops, schedules, callbacks, what was logged, and what the module and its DataModule keep themselves."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    return {
+        "loops": {
+            **loop_state(trainer, first_epoch),
+            "optimizer_steps": trainer.global_step,
+            "batches_that_stepped": loop._batches_that_stepped,
+            "is_settled": is_settled,
+        },
+        **native_state(trainer),
+        "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
+        "logged": {name: _plain(getattr(trainer._logger_connector, name)) for name in _SHOWN},
+        "results": _results_state(trainer),
+        "metrics": {path: _metric_state(metric) for path, metric in _metrics_of(module)},
+        "kept": _kept_by_hooks(trainer, module),
+    }
+
+
+def start_counting(trainer: pl.Trainer, state: Mapping[str, Any], num_epochs: int, num_batches: int) -> None:
+    """Before Lightning's ``fit``: let its loops count on."""
+    loops = state["loops"]
+    start_loops_at(trainer, loops, num_epochs, num_batches)
+    loop: Any = trainer.fit_loop.epoch_loop
+    step = loop.automatic_optimization.optim_progress.optimizer.step
+    for progress in (step.total, step.current):
+        progress.ready = progress.completed = loops["optimizer_steps"]
+    loop._batches_that_stepped = loops["batches_that_stepped"]
+
+
+def load_before_hooks(trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
+    """What Lightning restores before anybody hears that ``fit`` starts: callbacks, and what hooks kept."""
+    load_native_state(trainer, state)
+    kept = from_plain(state["kept"], leaf_from_plain)
+    module.on_load_checkpoint({**_as_in_a_checkpoint(trainer, module), **kept["module"]})
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where no type checker sees it
+    if datamodule is not None and kept["datamodule"]:
+        datamodule.load_state_dict(kept["datamodule"])
+    metrics = dict(_metrics_of(module))
+    for path, metric_state in state["metrics"].items():
+        if path in metrics:
+            _load_metric(metrics[path], metric_state)
+
+
+def load_schedules(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """The learning-rate schedulers, once they are there."""
+    schedules = from_plain(state["schedules"], leaf_from_plain)
+    configs = trainer.lr_scheduler_configs
+    if len(schedules) != len(configs):
+        raise CheckpointMismatchError(
+            f"The checkpoint has {len(schedules)} learning-rate schedulers, and configure_optimizers gives "
+            f"{len(configs)}: give as many, or start anew from the weights, by mlp.load_model_checkpoint(path)."
+        )
+    for config, schedule in zip(configs, schedules, strict=True):
+        config.scheduler.load_state_dict(schedule)
+
+
+def load_when_started(
+    trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any], num_batches: int
+) -> None:
+    """When training starts: what was logged, and where in its loop Lightning is.
+
+    Args:
+        trainer: Lightning's.
+        module: the user's.
+        state: what `host_state` gave.
+        num_batches: of the epoch that goes on; 0 at the start of one.
+    """
+    connector: Any = trainer._logger_connector
+    for name, shown in state["logged"].items():
+        getattr(connector, name).update(from_plain(shown, leaf_from_plain))
+    _load_results(trainer, module, state["results"])
+    fit_loop: Any = trainer.fit_loop
+    fit_loop._restarting = False  # else it would leave out the schedules at the end of this epoch
+    loop = fit_loop.epoch_loop
+    if not num_batches:
+        return
+    connector._first_loop_iter = True  # of a batch before: what was logged in the epoch goes on
+    if state["loops"]["is_settled"]:
+        loop._should_check_val_fx = _Once(loop)
+    else:
+        loop.batch_progress.is_last_batch = num_batches == fit_loop.max_batches
+        loop.val_loop._restarting, loop.val_loop._restart_stage = False, _mid_evaluation(loop)
+
+
+class _Once:
+    """In the place of a loop's question whether a validation is due: it isn't, the first time.
+
+    A resumed epoch asks before its first batch, of the batch before: and that one is done with.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __call__(self, data_fetcher: Any) -> bool:
+        del self._loop._should_check_val_fx  # the method is seen again
+        return False
+
+
+def _mid_evaluation(loop: Any) -> Any:
+    return type(loop.val_loop._restart_stage).RESTARTED_MID_EVALUATION
+
+
+def _plain(tree: Any) -> Any:
+    return to_plain(tree, leaf_to_plain)
+
+
+def _metrics_of(module: pl.LightningModule) -> Iterator[tuple[str, torchmetrics.Metric]]:
+    """Metric objects: torch's state dict leaves out what they have seen."""
+    for path, part in module.named_modules():
+        if isinstance(part, torchmetrics.Metric):
+            yield path, part
+
+
+def _metric_state(metric: Any) -> dict[str, Any]:
+    values = {name: getattr(metric, name) for name in metric._defaults}
+    return {"values": _plain(values), "update_count": metric._update_count}
+
+
+def _load_metric(metric: Any, state: Mapping[str, Any]) -> None:
+    for name, value in from_plain(state["values"], leaf_from_plain).items():
+        setattr(metric, name, _moved(value, metric.device))
+    metric._update_count = state["update_count"]
+    metric._computed = None
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return [each.to(device) for each in value] if isinstance(value, list) else value.to(device)
+
+
+def _results_state(trainer: Any) -> dict[str, Any]:
+    """What was logged in this epoch, as far as it is summed up. Metric objects have states of their own."""
+    return {
+        key: {
+            "about": {name: getattr(item.meta, name) for name in _OF_RESULTS},
+            "reduction": item.meta.reduce_fx.__name__,
+            "synchronises": item.meta.sync.should,
+            "is_for_rank_zero": item.meta.sync.rank_zero_only,
+            "sums": _plain({name: getattr(item, name) for name in item._defaults}) if item.is_tensor else None,
+            "latest": _plain(item._forward_cache),
+            "update_count": item._update_count,
+        }
+        for key, item in trainer.fit_loop.epoch_loop._results.items()
+        if not item.has_reset and (item.is_tensor or item.meta.metric_attribute is not None)
+    }
+
+
+def _load_results(trainer: Any, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
+    device = trainer.strategy.root_device
+    for key, saved in state.items():
+        item = new_result(trainer, saved)
+        if saved["sums"] is None:
+            item.value = module.get_submodule(saved["about"]["metric_attribute"])
+        else:
+            for name, value in from_plain(saved["sums"], leaf_from_plain).items():
+                setattr(item, name, value.to(device))
+        latest = from_plain(saved["latest"], leaf_from_plain)
+        item._forward_cache = None if latest is None else latest.to(device)
+        item._update_count = saved["update_count"]
+        trainer.fit_loop.epoch_loop._results[key] = item
+
+
+def _kept_by_hooks(trainer: Any, module: pl.LightningModule) -> dict[str, Any]:
+    datamodule = trainer.datamodule
+    kept = {"module": {}, "datamodule": {} if datamodule is None else datamodule.state_dict()}
+    if type(module).on_save_checkpoint is not pl.LightningModule.on_save_checkpoint:
+        of_lightning = _as_in_a_checkpoint(trainer, module)
+        checkpoint = dict(of_lightning)
+        module.on_save_checkpoint(checkpoint)
+        kept["module"] = {name: value for name, value in checkpoint.items() if name not in of_lightning}
+    plain: dict[str, Any] = _plain(kept)
+    return plain
+
+
+def _as_in_a_checkpoint(trainer: Any, module: pl.LightningModule) -> dict[str, Any]:
+    """What hooks expect to find in a checkpoint of Lightning."""
+    return {"epoch": trainer.current_epoch, "global_step": trainer.global_step, "state_dict": module.state_dict()}
