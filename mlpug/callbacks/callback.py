@@ -43,6 +43,13 @@ class Callback:
         """The metric paths, or beginnings of paths, that another callback has to write for this one."""
         return ()
 
+    def required_of_run(self) -> Iterable[str]:
+        """What the callback can't do without, and not every run that the host itself runs can give: see `as_native`.
+
+        ``"batches"``: the batch that hooks get; ``"training_dataset"``; ``"optimizers"``, when the run is set up.
+        """
+        return ()
+
     def check_trainer(self, trainer: DefaultTrainer) -> None:
         """Raise `ConfigurationError` where the callback can't work with this trainer; called when a manager is made."""
 

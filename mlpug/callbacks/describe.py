@@ -24,6 +24,10 @@ class BatchSizeLogger(Callback):
         """The metric path that this callback writes."""
         return ["training_params.batch.size"]
 
+    def required_of_run(self) -> Iterable[str]:
+        """Batches."""
+        return ["batches"]
+
     def on_batch_training_start(self, batch: Any, logs: Logs) -> None:
         """Write the size before the batch is trained on, so that it is there for every later hook."""
         logs["current"]["training_params"]["batch"]["size"] = num_samples_in(batch)

@@ -75,6 +75,10 @@ class LRSchedulerWrapper(Callback):
         """The metric that is monitored."""
         return () if self._metric is None else (self._metric,)
 
+    def required_of_run(self) -> Iterable[str]:
+        """The optimizers."""
+        return ["optimizers"]
+
     def check_trainer(self, trainer: DefaultTrainer) -> None:
         """Find the optimizers, whose rates must be free to be set."""
         if not trainer.optimizers:

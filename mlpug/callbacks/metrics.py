@@ -68,6 +68,8 @@ class TrainingMetricsLogger(Callback):
         evaluate_settings: Any = None,
     ) -> None:
         self._set = _SetOfMetrics("training", metric_evaluator, logging_mode, sliding_window_length)
+        if self._set.mode is LoggingMode.DATASET:
+            metric_evaluator.check_can_evaluate()
         self._batch_level = batch_level
         self._log_condition_func = checked_function("log_condition_func", log_condition_func)
         self._evaluate_settings = evaluate_settings
@@ -76,6 +78,12 @@ class TrainingMetricsLogger(Callback):
     def metric_paths(self) -> Iterable[str]:
         """The metric paths that this callback writes."""
         return self._set.paths()
+
+    def required_of_run(self) -> Iterable[str]:
+        """The training dataset, in dataset mode; else batches, where a metric isn't the loss alone."""
+        if self._set.mode is LoggingMode.DATASET:
+            return ["training_dataset"]
+        return ["batches"] if self._set.evaluator.looks_at_batches else []
 
     @property
     def name(self) -> str:
@@ -162,6 +170,7 @@ class TestMetricsLogger(Callback):
         evaluate_settings: Any = None,
     ) -> None:
         self._set = _SetOfMetrics(dataset_name, metric_evaluator, logging_mode, sliding_window_length)
+        metric_evaluator.check_can_evaluate()
         self._dataset = checked_dataset(f"dataset {dataset_name!r}", dataset, more_than_once=True)
         self._batch_level = batch_level
         self._log_condition_func = checked_function("log_condition_func", log_condition_func)

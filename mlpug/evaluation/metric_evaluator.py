@@ -28,7 +28,8 @@ class MetricEvaluator:
     """Computes metrics of batches and datasets. ``"loss"`` is always one of them.
 
     Args:
-        trainer: evaluates batches with this trainer's training model, in inference mode.
+        trainer: evaluates batches with this trainer's training model, in inference mode. Where the metrics are of
+            batches that are trained on anyway, there need be none.
         model_evaluate_func: instead of a trainer, a function ``f(batch, evaluate_settings=..., inference_mode=True)``
             that returns what a training model returns.
         metrics: a `Metric` for each name. A metric called ``"loss"`` replaces the default, which is the mean of the
@@ -40,7 +41,7 @@ class MetricEvaluator:
         show_progress: show a progress bar while a dataset is evaluated.
 
     Raises:
-        ConfigurationError: neither or both of `trainer` and `model_evaluate_func`, something that isn't a `Metric`,
+        ConfigurationError: both `trainer` and `model_evaluate_func`, something that isn't a `Metric`,
             or a chunk size below 1.
 
     >>> evaluator = MetricEvaluator(model_evaluate_func=lambda batch, **_: (float(batch.mean()), len(batch)))
@@ -57,10 +58,9 @@ class MetricEvaluator:
         chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
         show_progress: bool = False,
     ) -> None:
-        if (trainer is None) == (model_evaluate_func is None):
+        if trainer is not None and model_evaluate_func is not None:
             raise ConfigurationError(
-                "MetricEvaluator needs either trainer=... or model_evaluate_func=... to evaluate a batch, "
-                f"and got {'neither' if trainer is None else 'both'}."
+                "MetricEvaluator evaluates a batch by trainer=... or by model_evaluate_func=..., and got both."
             )
         if trainer is not None and not hasattr(trainer, "adapter"):
             raise ConfigurationError(f"trainer must be an mlp.trainers.DefaultTrainer, not {trainer!r}.")
@@ -79,6 +79,19 @@ class MetricEvaluator:
             chunkable_batch_wrapper=chunkable_batch_wrapper or of_trainer.chunkable_batch_wrapper,
         )
         self._show_progress = show_progress
+
+    def check_can_evaluate(self) -> None:
+        """Raise `ConfigurationError` where there is nothing to evaluate a batch by."""
+        if self._trainer is None and self._model_evaluate_func is None:
+            raise ConfigurationError(
+                "MetricEvaluator needs trainer=... or model_evaluate_func=... to evaluate a batch, and got neither. "
+                "Without them it computes the metrics of batches that are trained on, and no others."
+            )
+
+    @property
+    def looks_at_batches(self) -> bool:
+        """Whether a metric may need more of a batch that is trained on than its loss: all but the default one may."""
+        return any(metric.inputs is not _loss_inputs for metric in self.metrics.values())
 
     def evaluate_batch(self, batch: Any, evaluate_settings: Any = None) -> dict[str, Any]:
         """The metrics of one batch, as plain values."""
@@ -139,13 +152,18 @@ class MetricEvaluator:
         if self._model_evaluate_func is not None:
             returned = self._model_evaluate_func(batch, evaluate_settings=evaluate_settings, inference_mode=True)
             return as_step_output(returned, batch)
+        self.check_can_evaluate()
         assert self._trainer is not None
         self._trainer.check_ready()
         return self._trainer.adapter.evaluate(batch, evaluate_settings)
 
 
 def _mean_loss() -> Metric:
-    return Metric(inputs=lambda _batch, output: (output.loss, output.num_samples), compute=WeightedMean())
+    return Metric(inputs=_loss_inputs, compute=WeightedMean())
+
+
+def _loss_inputs(_batch: Any, output: StepOutput) -> tuple[Any, Any]:
+    return output.loss, output.num_samples
 
 
 def _as_arrays(tree: Any) -> Any:

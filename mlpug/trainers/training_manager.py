@@ -177,16 +177,26 @@ class TrainingManager:
         if self._signals.exit_status is not None:
             raise SystemExit(self._signals.exit_status)
 
+    def attach(self) -> Run:
+        """For adapters: the run of a host's own script, whose events go to its listeners; `detach` ends it."""
+        self._is_started = True
+        return self._run()
+
+    def detach(self, error: BaseException | None = None) -> None:
+        """For adapters: the run that this manager was attached to has ended, perhaps by an error."""
+        self._interrupted = isinstance(error, KeyboardInterrupt)
+        self._end(error is not None and not self._interrupted, ended_by=error)
+
     def _train(self) -> None:
         try:
             self.trainer.adapter.fit(self._run())
         except BaseException as error:
             self._interrupted |= isinstance(error, KeyboardInterrupt)
-            self._end(stopped_on_error=not isinstance(error, KeyboardInterrupt), ended_by=error)
+            self._say(**self._end(stopped_on_error=not isinstance(error, KeyboardInterrupt), ended_by=error))
             raise
         finally:
             self._epochs.close()
-        self._end(stopped_on_error=False)
+        self._say(**self._end(stopped_on_error=False))
 
     def _run(self) -> Run:
         position = self._run_log.position
@@ -254,8 +264,8 @@ class TrainingManager:
                 position.global_iter,
             )
 
-    def _end(self, stopped_on_error: bool, ended_by: BaseException | None = None) -> None:
-        """Tell every callback and say how training ended; raise what a callback raises now, if nothing did before."""
+    def _end(self, stopped_on_error: bool, ended_by: BaseException | None = None) -> dict[str, bool]:
+        """Tell every callback how training ended; raise what a callback raises now, if nothing did before."""
         outcome = {
             "stopped_early": not (stopped_on_error or self._interrupted)
             and self._run_log.completed_epochs < self.num_epochs,
@@ -271,7 +281,7 @@ class TrainingManager:
                 first_error = listener.tell_training_ended(raises, **outcome) or first_error
         if first_error is not None:
             raise first_error
-        self._say(**outcome)
+        return outcome
 
     def _say(self, stopped_early: bool, stopped_on_error: bool, interrupted: bool) -> None:
         if self.trainer.process.rank > 0 and not stopped_on_error:
