@@ -12,8 +12,9 @@ from mlpug.callbacks import Callback, DeviceMemory, LogDeviceMemory
 from mlpug.errors import ConfigurationError
 from mlpug.logs import Logs
 from mlpug.validation import checked_count
+from mlpug_lightning.as_native import as_native
 
-__all__ = ["EmptyCudaCache", "LogCudaMemory"]
+__all__ = ["EmptyCudaCache", "LogCudaMemory", "as_native"]
 __all__ += callbacks.__all__
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -151,38 +151,48 @@ class PortedAdapter:
             return {"datamodule": holder}
         return {"train_dataloaders": batches, "val_dataloaders": self._val_dataloaders}
 
+    def attach(self, run: Run, on_started: Callable[[], None]) -> list[Any]:
+        """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
+        leading, settling = self._first_and_last(run, on_started, on_epoch_told=lambda: None)
+        return [
+            leading,
+            EpochMetrics(run.listeners),
+            *as_native_callbacks(run.listeners[:-1], self._latest),
+            settling,
+        ]
+
     def _callbacks(self, run: Run, own_callbacks: list[Any]) -> list[Any]:
-        latest, module, trainer = self._latest, self._module, self._trainer
+        module, trainer = self._module, self._trainer
         # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
         has_hook = type(module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
-        self._settling = settling = Settling(
-            run.listeners[-1:], latest, on_epoch_told=lambda: self._tell_all(callbacks)
+        leading, settling = self._first_and_last(
+            run, partial(self._training_started, run), on_epoch_told=lambda: self._tell_all(callbacks)
         )
-        self._leading = leading = Leading(
-            run.listeners,
-            latest,
-            settling,
-            module,
-            is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
-            moments=Moments(
-                on_started=partial(self._training_started, run),
-                on_sanity_checked=lambda names: None,
-                on_epoch_ends=self._epoch_ends,
-            ),
-        )
-        epoch_metrics = (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners)
-        listeners = as_native_callbacks(run.listeners[:-1], latest, LateBridge if has_hook else Bridge)
         callbacks = [
             leading,
             AtFitStart(partial(self._before_hooks, trainer)),
             *own_callbacks,
-            epoch_metrics,
-            *listeners,
+            (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners),
+            *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
             AtFitStart(partial(self._after_hooks, trainer)),
             settling,
         ]
         callbacks.append(Ordering(callbacks[-2:]))
         return callbacks
+
+    def _first_and_last(
+        self, run: Run, on_started: Callable[[], None], on_epoch_told: Callable[[], None]
+    ) -> tuple[Leading, Settling]:
+        self._settling = Settling(run.listeners[-1:], self._latest, on_epoch_told)
+        self._leading = Leading(
+            run.listeners,
+            self._latest,
+            self._settling,
+            self._module,
+            is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
+            moments=Moments(on_started, on_sanity_checked=lambda names: None, on_epoch_ends=self._epoch_ends),
+        )
+        return self._leading, self._settling
 
     def _tell_all(self, callbacks: list[Any]) -> None:
         trainer: Any = self._trainer

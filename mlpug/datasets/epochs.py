@@ -87,7 +87,7 @@ class Epochs:
 
     def begin(self) -> None:
         """Make the iterator of the epoch that comes next now, unless a resumed run has one to go on with."""
-        if self._resumed is None and self._batches is None:
+        if self._has_started and self._batches is None:
             self._begin()
             self._has_begun = True
 

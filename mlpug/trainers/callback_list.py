@@ -35,11 +35,20 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
             raise ConfigurationError(f"{callback!r} is in callbacks twice: it would be called twice at each hook.")
         checked.append(callback)
     ours = [callback for callback in checked if isinstance(callback, Callback)]
-    _check_states(ours)
-    _check_metric_paths(
-        ours, [*RunLog.metric_paths(has_gradient_norm=trainer.clipping is not None), *trainer.logs_itself]
-    )
+    check_paths_and_states(ours, trainer.clipping is not None, trainer.logs_itself)
     return checked
+
+
+def check_paths_and_states(callbacks: Sequence[Callback], has_gradient_norm: bool, logs_itself: Sequence[str]) -> None:
+    """Refuse metric paths that nobody writes, and two states under one name.
+
+    Args:
+        callbacks: mlpug's.
+        has_gradient_norm: whether the run has one.
+        logs_itself: beginnings of paths below which the host writes.
+    """
+    _check_states(callbacks)
+    _check_metric_paths(callbacks, [*RunLog.metric_paths(has_gradient_norm), *logs_itself])
 
 
 def _check_states(callbacks: Sequence[Callback]) -> None:

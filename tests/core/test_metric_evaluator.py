@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from mlpug.callbacks import TestMetricsLogger, TrainingMetricsLogger
 from mlpug.errors import ConfigurationError, DatasetError, TrainingModelError
 from mlpug.evaluation import Metric, MetricEvaluator, WeightedMean
 from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
@@ -56,11 +57,21 @@ def metrics():
     }
 
 
-@pytest.mark.parametrize(("both", "came"), [(False, "neither"), (True, "both")])
-def test_either_a_trainer_or_a_function_evaluates(make_trainer, both, came):
-    given = {"trainer": make_trainer(), "model_evaluate_func": mean_of} if both else {}
-    with pytest.raises(ConfigurationError, match=f"needs either trainer=.* or model_evaluate_func=.*got {came}"):
-        MetricEvaluator(**given)
+def test_a_trainer_or_a_function_evaluates_and_not_both(make_trainer):
+    with pytest.raises(ConfigurationError, match=r"by trainer=.* or by model_evaluate_func=.*got both"):
+        MetricEvaluator(trainer=make_trainer(), model_evaluate_func=mean_of)
+
+
+def test_without_either_it_is_for_batches_that_are_trained_on():
+    evaluator = MetricEvaluator()
+    TrainingMetricsLogger(metric_evaluator=evaluator)
+    for needs_one in (
+        lambda: evaluator.evaluate_batch([1.0]),
+        lambda: TestMetricsLogger([[1.0]], "validation", metric_evaluator=evaluator),
+        lambda: TrainingMetricsLogger(metric_evaluator=evaluator, logging_mode="dataset"),
+    ):
+        with pytest.raises(ConfigurationError, match=r"needs trainer=.* or model_evaluate_func=.*got neither"):
+            needs_one()
 
 
 def test_a_metric_must_be_a_metric():

@@ -1,0 +1,101 @@
+"""mlpug's callbacks in a run that a script of the host trainer's own has started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlpug.adapter import Run
+from mlpug.callbacks.callback import Callback
+from mlpug.datasets.data_of_host import DataOfHost
+from mlpug.errors import ConfigurationError
+from mlpug.plain_logs import logs_to_plain, restore_logs
+from mlpug.trainers.callback_list import check_hooks, check_paths_and_states
+from mlpug.trainers.default_trainer import DefaultTrainer
+from mlpug.trainers.training_manager import TrainingManager
+
+
+class Attached:
+    """Callbacks with what they find as their manager, for a native callback that hands them the host's events.
+
+    Args:
+        callbacks: mlpug's.
+        is_native: whether something is a callback of the host's.
+        lacking: what the host's runs don't give: see `Callback.required_of_run`.
+        logs_itself: where the host writes metrics, see `DefaultTrainer`.
+
+    Raises:
+        ConfigurationError: nothing that can be called there, or that the host can't give what it needs.
+    """
+
+    def __init__(
+        self, callbacks: Sequence[Any], is_native: Any, lacking: Sequence[str], logs_itself: Sequence[str]
+    ) -> None:
+        if not callbacks:
+            raise ConfigurationError("as_native needs callbacks: as_native(mlp.callbacks.CheckpointManager(...)).")
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                cure = "give it to the host trainer itself" if is_native(callback) else "pass callbacks of mlpug's"
+                raise ConfigurationError(f"as_native takes mlpug's callbacks, not {callback!r}: {cure}.")
+            check_hooks(callback)
+            missing = [each for each in callback.required_of_run() if each in lacking]
+            if missing:
+                raise ConfigurationError(
+                    f"{type(callback).__name__} needs {_WORDS[missing[0]]}, which a native run doesn't give to "
+                    "callbacks. Leave it out, or train by a TrainingManager, which takes the model as it is: "
+                    "DefaultTrainer.from_lightning(module) or from_keras(model)."
+                )
+        check_paths_and_states(callbacks, has_gradient_norm=False, logs_itself=logs_itself)
+        self.callbacks = list(callbacks)
+        self.manager: TrainingManager | None = None
+        self._run_log: Any = None
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """By which callbacks are told from others in the same run."""
+        return ", ".join(callback.name for callback in self.callbacks)
+
+    def start(self, trainer: DefaultTrainer, num_epochs: int) -> Run:
+        """A run begins: what its events are told to."""
+        self.manager = TrainingManager(trainer, DataOfHost(), num_epochs=num_epochs, callbacks=self.callbacks)
+        run = self.manager.attach()
+        self._run_log = run.listeners[0]
+        return run
+
+    def restore(self) -> None:
+        """When training has started: go on where a checkpoint of the host's was."""
+        if self._state is not None and self.manager is not None:
+            state, self._state = self._state, None
+            self._run_log.set_state(state["run"])
+            restore_logs(self.manager.logs, state["logs"])
+            for callback in self.callbacks:
+                if callback.name in state["callbacks"]:
+                    callback.set_state(state["callbacks"][callback.name])
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The run has ended, perhaps by an error."""
+        manager, self.manager = self.manager, None
+        if manager is not None:
+            manager.detach(error)
+
+    def get_state(self) -> dict[str, Any]:
+        """For a checkpoint of the host's own: where the run is, and what the callbacks keep, as plain data."""
+        if self.manager is None:
+            return {}
+        return {
+            "run": self._run_log.get_state(),
+            "logs": logs_to_plain(self.manager.logs),
+            "callbacks": {callback.name: callback.get_state() for callback in self.callbacks},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take it back when training starts."""
+        self._state = state or None
+
+
+_WORDS = {
+    "batches": "the batches that are trained on",
+    "training_dataset": "the training dataset",
+    "optimizers": "the optimizers before training starts",
+}
