@@ -7,7 +7,7 @@ smallest complete example, and ``tests/contract`` is what every adapter has to p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,4 +144,10 @@ class Adapter(Protocol):
         """Set it for the next step, or raise `ConfigurationError` where something else does."""
 
     def is_native_callback(self, candidate: object) -> bool:
-        """Whether the host trainer would take this object as one of its own callbacks."""
+        """Whether the host trainer would take this object as one of its own callbacks.
+
+        Raises `ConfigurationError` where it is one that can't work here, with words that name the way out.
+        """
+
+    def native_metrics(self, callbacks: Sequence[Any]) -> Iterable[str] | None:
+        """What these native callbacks can monitor beside mlpug's metrics; None: nobody can know beforehand."""

@@ -7,7 +7,7 @@ millisecond, and an example for whoever adds a backend.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -243,6 +243,10 @@ class FakeAdapter:
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a `FakeNativeCallback`."""
         return isinstance(candidate, FakeNativeCallback)
+
+    def native_metrics(self, callbacks: Sequence[Any]) -> list[str]:
+        """Such callbacks get no metrics but mlpug's."""
+        return []
 
 
 def fake_trainer(optimizers: Any, model_components: Any = None, **options: Any) -> DefaultTrainer:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import keras
-
 from mlpug.adapter import Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
@@ -19,6 +17,7 @@ from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
+from mlpug_keras.native_callbacks import RunningLoss, check_native, is_native, monitored_besides, settle_modes
 from mlpug_keras.optimizers import Optimizers
 from mlpug_keras.precision import computes_in_float16, set_precision
 from mlpug_keras.signature import accepted
@@ -90,7 +89,11 @@ class KerasAdapter:
 
     def set_training_model(self, training_model: Any) -> None:
         """Take a Keras model or layer."""
-        model = TrainingModel(checked_training_model(training_model, self._model_components))
+        components = list(self._model_components.values())
+        model = TrainingModel(
+            checked_training_model(training_model, self._model_components),
+            saved=components[0] if len(components) == 1 else training_model,
+        )
         if self._precision is not None:
             set_precision(training_model, self._precision)
         if computes_in_float16(training_model):
@@ -109,6 +112,9 @@ class KerasAdapter:
     def fit(self, run: Run) -> None:
         """Let Keras train."""
         model = self._model
+        natives = [listener for listener in run.listeners if is_native(listener)]
+        settle_modes(natives)
+        model.latest.running_loss = RunningLoss(self.to_host) if natives else None
         feed = Feed(
             model, run, self._accept, self._step.concatenate, lambda chunk: self._build(chunk, run.evaluate_settings())
         )
@@ -119,7 +125,6 @@ class KerasAdapter:
         model.on_non_finite = run.on_non_finite
         model.clipping = run.clipping
         model.has_chunks = run.chunks_of is not None
-        model.has_native_callbacks = any(isinstance(listener, keras.callbacks.Callback) for listener in run.listeners)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
             if _is_built(model):
@@ -167,7 +172,12 @@ class KerasAdapter:
         check_is_whole(self._model.latest.is_updating)
         optimizers = {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()}
         weights = model_state(self._model.training_model, self._model_components)
-        return {**weights, "optimizers": optimizers, "keras": self._at_cut or native_state(self._listeners)}
+        return {**weights, "optimizers": optimizers, "keras": self._at_cut or self._native_state()}
+
+    def _native_state(self) -> dict[str, Any]:
+        running_loss = self._model.latest.running_loss
+        loss = None if running_loss is None else running_loss.get_state()
+        return {**native_state(self._listeners), "running_loss": loss}
 
     def _cut_short(self) -> bool:
         """A stop ends an epoch before its last batch: a resumed run will go on from here, and tell its end then.
@@ -175,7 +185,7 @@ class KerasAdapter:
         Keras's own callbacks take it for the end of a whole epoch, and may miss the metrics of one. They hear of it
         only where it was one of them that stopped, as they would without mlpug.
         """
-        self._at_cut = native_state(self._listeners)
+        self._at_cut = self._native_state()
         return not self._is_stopped
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -203,7 +213,14 @@ class KerasAdapter:
 
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a callback of Keras 3."""
-        return isinstance(candidate, keras.callbacks.Callback)
+        if not is_native(candidate):
+            return False
+        check_native(candidate)
+        return True
+
+    def native_metrics(self, callbacks: Sequence[Any]) -> set[str] | None:
+        """Keras's own loss, and the learning rate where a callback writes it."""
+        return monitored_besides(callbacks)
 
     def _build(self, batch: Any, settings: Any) -> None:
         """Create the variables of the layers and the optimizer, where they aren't there yet."""
@@ -229,6 +246,9 @@ class KerasAdapter:
         if self._natives_to_load is not None:
             state, self._natives_to_load = self._natives_to_load, None
             load_native_state(self._listeners, state)
+            running_loss = self._model.latest.running_loss
+            if running_loss is not None and state["running_loss"] is not None:
+                running_loss.set_state(state["running_loss"])
 
 
 def _is_built(model: TrainingModel) -> bool:

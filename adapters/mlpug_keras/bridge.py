@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
+from sys import getrefcount
 from typing import Any
 
 import keras
 import numpy as np
 
 from mlpug.adapter import Events, Run
+from mlpug.callbacks.native_names import NativeLogs
 from mlpug.chunks import Group, joined
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_keras.model import TrainingModel
+from mlpug_keras.native_callbacks import is_native
 
 
 class Feed(keras.callbacks.Callback):
@@ -37,7 +40,7 @@ class Feed(keras.callbacks.Callback):
         self._model_of_ours = training_model
         self._dataset: Iterable[Any] = run.dataset
         self._num_batches = run.num_batches_per_epoch
-        self._listeners = [listener for listener in run.listeners if not _is_native(listener)]
+        self._listeners = [listener for listener in run.listeners if not is_native(listener)]
         self._batches: Iterator[Any] | None = None
         self._fetched: list[tuple[Any, list[Any]]] = []  # a batch and its chunks
         self._resumed_at = run.first_batch  # of the epoch that comes next
@@ -154,15 +157,24 @@ class Callbacks(keras.callbacks.CallbackList):
         on_cut_short: Callable[[], bool],
     ) -> None:
         callbacks: list[keras.callbacks.Callback] = [feed]
-        for is_native, group in groupby(run.listeners, key=_is_native):
+        for are_native, group in groupby(run.listeners, key=is_native):
             neighbours = list(group)
-            callbacks += neighbours if is_native else [Bridge(neighbours, feed, training_model, run)]
-        epochs, steps = run.num_epochs, run.num_batches_per_epoch
-        super().__init__(callbacks, add_history=True, model=training_model, verbose=0, epochs=epochs, steps=steps)
+            callbacks += neighbours if are_native else [Bridge(neighbours, feed, training_model, run)]
+        super().__init__(
+            callbacks,
+            add_history=True,
+            model=training_model,
+            verbose=int(any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks)),
+            epochs=run.num_epochs,
+            steps=run.num_batches_per_epoch,
+        )
         self._at_batch_begin = _listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
         self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
 
         self._feed = feed
+        self._logs = run.logs
+        self._running_loss = training_model.latest.running_loss
+        self._logs_of_epoch: dict[str, Any] = {}
         self._on_started = on_started
         self._on_cut_short = on_cut_short
 
@@ -170,18 +182,26 @@ class Callbacks(keras.callbacks.CallbackList):
         super().on_train_begin(logs)
         self._on_started()
 
+    def on_train_end(self, logs: Any = None) -> None:
+        super().on_train_end(self._logs_of_epoch)
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._feed.on_epoch_begin(epoch, logs)
         if not self._feed.first_batch:  # else this epoch's start was heard before the run was resumed
+            if self._running_loss is not None:
+                self._running_loss.reset()
             for callback in self.callbacks[1:]:
                 callback.on_epoch_begin(epoch, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._feed.on_epoch_end(epoch, logs)
         tells_natives = self._feed.is_epoch_completed or self._on_cut_short()
+        self._logs_of_epoch = self._native_logs(within_epoch=False)
         for callback in self.callbacks[1:]:
             if tells_natives or isinstance(callback, Bridge):
-                callback.on_epoch_end(epoch, logs)
+                callback.on_epoch_end(epoch, self._logs_of_epoch)
+        if isinstance(self._logs_of_epoch, NativeLogs):
+            self._logs_of_epoch.freeze()  # which costs nothing more: Keras's history has read it
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if not self._feed.has_next():
@@ -192,9 +212,17 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         batch += self._feed.first_batch
-        numbers = {name: float(value) for name, value in logs.items()}
+        native_logs = self._native_logs(within_epoch=True)
         for hook in self._at_batch_end:
-            hook(batch, numbers)
+            hook(batch, native_logs)
+        if isinstance(native_logs, NativeLogs) and getrefcount(native_logs) > 2:  # more than this function holds
+            native_logs.freeze()  # somebody keeps it: as a dict of Keras's, it must stay as it is
+
+    def _native_logs(self, within_epoch: bool) -> dict[str, Any]:
+        """What Keras's own callbacks are shown; nothing where there are none, Keras's history left aside."""
+        if self._running_loss is None:
+            return {}
+        return NativeLogs(logs=self._logs, of_host={"loss": self._running_loss.value}, within_epoch=within_epoch)
 
 
 def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
@@ -208,10 +236,6 @@ def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:
 
 def _as_one(batch: Any) -> list[Any]:
     return [batch]
-
-
-def _is_native(listener: Any) -> bool:
-    return isinstance(listener, keras.callbacks.Callback)
 
 
 def _listening(callbacks: Sequence[Any], *names: str) -> list[Callable[..., None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from mlpug.adapter import Clipping, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import checked_results
 from mlpug.stop_iteration import EscapedStopIterationError
+from mlpug_keras.native_callbacks import RunningLoss
 
 
 class _Mode(keras.layers.Layer):
@@ -38,12 +39,16 @@ class TrainingModel(keras.Model):
             looks.
         clipping: what is done to gradients.
         has_chunks: whether batches are computed in parts.
-        has_native_callbacks: whether Keras's own callbacks listen.
+
+    Args:
+        training_model: the user's.
+        saved: what is saved where a callback of Keras saves "the model".
     """
 
-    def __init__(self, training_model: keras.Model) -> None:
+    def __init__(self, training_model: keras.Model, saved: Any) -> None:
         super().__init__()
         self.training_model = training_model
+        self._saved = _Untracked(saved)
         self._mode = _Mode()
         self.built = True
         self.latest = Latest()
@@ -52,7 +57,6 @@ class TrainingModel(keras.Model):
         self.on_non_finite: Callable[[StepOutput], None] | None = None
         self.clipping: Clipping | None = None
         self.has_chunks = False
-        self.has_native_callbacks = False
 
     @property
     def kept_variables(self) -> list[Any]:
@@ -90,13 +94,26 @@ class TrainingModel(keras.Model):
         latest.step_output = output
         if self.on_non_finite is not None and not is_finite:
             self.on_non_finite(latest.step_output)
-        # Keras makes Python numbers of these at each batch: only where somebody may look at them.
-        return {"loss": _total(output.loss)} if self.has_native_callbacks else {}
+        elif latest.running_loss is not None:
+            latest.running_loss.add(output)
+        return {}  # Keras would make Python numbers of these at each batch
 
     def __setattr__(self, name: str, value: Any) -> None:
         # fit leaves a state here at each batch on JAX. It is empty, and to track what is in it takes 20 µs.
         if name != "_jax_state":
             super().__setattr__(name, value)
+
+    def save(self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **options: Any) -> None:
+        """Save what is used after training: the one model component, or the training model where there are several."""
+        self._saved.layer.save(filepath, overwrite=overwrite, zipped=zipped, **options)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **options: Any) -> None:
+        """Save the weights of what `save` would save."""
+        self._saved.layer.save_weights(filepath, overwrite=overwrite, **options)
+
+    def load_weights(self, filepath: Any, **options: Any) -> None:
+        """Load what `save_weights` saved."""
+        self._saved.layer.load_weights(filepath, **options)
 
     def get_metrics_result(self) -> dict[str, Any]:
         """None of Keras's: mlpug's metrics are in the logs."""
@@ -115,7 +132,7 @@ class TrainingModel(keras.Model):
 class Latest:
     """What changes at each batch; kept off the model, which tracks what is set on it."""
 
-    __slots__ = ("batch", "chunks", "did_update", "is_updating", "step_output")
+    __slots__ = ("batch", "chunks", "did_update", "is_updating", "running_loss", "step_output")
 
     def __init__(self) -> None:
         self.batch: Any = None
@@ -123,6 +140,14 @@ class Latest:
         self.step_output: StepOutput | None = None
         self.did_update = False
         self.is_updating = False  # an error at this moment leaves weights that are half updated
+        self.running_loss: RunningLoss | None = None  # None where no callback of Keras's own listens
+
+
+class _Untracked:
+    """Holds a layer without making it one of the model's once more."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
 
 
 def checked_training_model(training_model: Any, model_components: dict[str, Any]) -> Any:
@@ -141,8 +166,3 @@ def checked_training_model(training_model: Any, model_components: dict[str, Any]
                 f"make it an attribute of {type(training_model).__name__}, or leave it out of model_components."
             )
     return training_model
-
-
-def _total(loss: Any) -> Any:
-    """One number for Keras's own callbacks, where each optimizer has a loss of its own."""
-    return sum(loss.values()) if isinstance(loss, Mapping) else loss

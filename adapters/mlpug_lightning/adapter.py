@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +15,12 @@ from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
 from mlpug_lightning.batches import Batches, to_device, to_host
-from mlpug_lightning.bridge import Ending, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
+from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
+from mlpug_lightning.loggers import LoggerFeed
 from mlpug_lightning.module import TrainingModule, checked_training_model
+from mlpug_lightning.native_callbacks import check_averaging, check_native, monitored_besides
 from mlpug_lightning.state import (
     check_optimizers,
     load_model_state,
@@ -102,15 +104,17 @@ class LightningAdapter:
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
         self._module = module = self._new_module(run)
         self._is_stopped, self._at_cut = False, None
+        check_averaging([*trainer.callbacks, *run.listeners], module, self._resumed is not None)
         restoring = self._start_counting(run)
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
 
         def tell_all() -> None:
             trainer.callbacks = callbacks
 
-        listeners = as_native_callbacks(run.listeners[:-1], module.latest)
+        loggers = [LoggerFeed(trainer, run.logs)] if trainer.loggers else []
+        listeners = as_native_callbacks([*run.listeners[:-1], *loggers], module.latest)
         last = LastBridge(run.listeners[-1:], module.latest, on_epoch_told=tell_all)
-        callbacks = [Ending(run.listeners), *own_callbacks, *listeners, last, *restoring]
+        callbacks = [First(run), *own_callbacks, *listeners, last, *restoring]
         tell_all()
         # Also a trainer that has trained before trains this many more.
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
@@ -242,7 +246,15 @@ class LightningAdapter:
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a callback of the Lightning that is used here."""
         check_is_ours(candidate)
-        return isinstance(candidate, pl.Callback)
+        if not isinstance(candidate, pl.Callback):
+            return False
+        check_native(candidate)
+        return True
+
+    def native_metrics(self, callbacks: Sequence[Any]) -> set[str] | None:
+        """What Lightning's own callbacks add or log, those that the Lightning `Trainer` came with too."""
+        trainer: Any = self._trainer
+        return monitored_besides([*trainer.callbacks, *callbacks])
 
 
 def _check_optimizer(name: str, optimizer: Any) -> None:

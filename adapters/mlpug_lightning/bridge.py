@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from mlpug.adapter import Events
+from mlpug.adapter import Events, Run
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.host import pl
+from mlpug_lightning.native_callbacks import show_metrics
 
 if TYPE_CHECKING:
     from mlpug_lightning.module import Latest
@@ -79,11 +80,16 @@ class LastBridge(LateBridge):
         self._on_epoch_told()
 
 
-class Ending(pl.Callback):
-    """Always the first of all callbacks: it tells the end of training before any other hears of it."""
+class First(pl.Callback):
+    """Always the first of all callbacks: it shows them the metrics, and tells the end of training before any hears."""
 
-    def __init__(self, listeners: Sequence[Any]) -> None:
-        self._listeners = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
+    def __init__(self, run: Run) -> None:
+        self._listeners = [listener for listener in run.listeners if not isinstance(listener, pl.Callback)]
+        self._logs = run.logs
+
+    def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if not all(is_ours(callback) for callback in trainer.callbacks):
+            show_metrics(trainer, self._logs)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tell(self._listeners, "training_ended")
@@ -129,7 +135,7 @@ def tell_start_and_end(
 
 def is_ours(callback: pl.Callback) -> bool:
     """Whether it is none of the user's."""
-    return isinstance(callback, (Bridge, Ending, Restoring)) or hasattr(callback, "is_of_mlpug")
+    return isinstance(callback, (Bridge, First, Restoring)) or hasattr(callback, "is_of_mlpug")
 
 
 def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -128,7 +129,27 @@ class TrainingModule(pl.LightningModule):
                 norm = norms if len(self._given_optimizers) > 1 else next(iter(norms.values()))
                 latest.step_output = replace(output, gradient_norm=norm)
         latest.is_under_way = False
+        if self.trainer.lr_scheduler_configs:
+            self._step_schedulers()
         return {"loss": sum(output.loss.values()) if isinstance(output.loss, Mapping) else output.loss}
+
+    def _step_schedulers(self) -> None:
+        """Those that native callbacks added: with manual optimization Lightning leaves them to the module."""
+        loop: Any = self.trainer.fit_loop.epoch_loop
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                count = loop.batch_idx + 1
+            elif loop._num_ready_batches_reached():
+                count = self.trainer.current_epoch + 1
+            else:
+                continue
+            if count % config.frequency == 0:
+                self.lr_scheduler_step(config.scheduler, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
+        """A copy of the weights, in which native callbacks average them: not of the run, its data and its callbacks."""
+        training_model, components = copy.deepcopy((self.training_model, self.model_components), memo)
+        return TrainingModule(training_model, training_model, {}, dict(components.items()), self._run, _do_nothing)
 
     def _forward(self, chunk: Any, settings: Any) -> StepOutput:
         try:

@@ -75,7 +75,9 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
         lightning_trainer: a Lightning `Trainer` to train with, instead of one that is made here.
         lightning_arguments: anything else that a Lightning `Trainer` takes: accelerator, devices, num_nodes, strategy,
-            plugins, profiler, ...
+            plugins, profiler, ... A `logger`, or a list of them, gets mlpug's metrics by their paths: those of batches
+            every `log_every_n_steps` batches, those of datasets at the end of an epoch. Its steps are batches over all
+            of training, ``global_iter``.
 
     Raises:
         ConfigurationError: an argument that Lightning doesn't know, or that is mlpug's to set; an optimizer without
@@ -240,6 +242,9 @@ def _lightning_trainer(
 
 
 def _new_trainer(arguments: Mapping[str, Any]) -> pl.Trainer:
+    loggers = arguments.get("logger")
+    for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
+        check_is_ours(logger)
     with quiet():
         warnings.filterwarnings("ignore", ".*AMP with fp16 is not supported on CPU")  # said by an error, below
         trainer = pl.Trainer(**arguments)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlpug.callbacks.callback import HOOKS, Callback
+from mlpug.callbacks.native_names import check_monitors
 from mlpug.errors import ConfigurationError
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.run_log import RunLog
@@ -23,19 +24,21 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
             check_hooks(callback)
             callback.check_trainer(trainer)
         elif not trainer.adapter.is_native_callback(callback):
-            cure = (
-                "call it: pass an instance, not the class"
-                if isinstance(callback, type)
-                else ("derive it from mlp.callbacks.Callback, or from the host trainer's own callback class")
-            )
             raise ConfigurationError(
-                f"callbacks must be mlpug callbacks or callbacks of the host trainer, not {callback!r}: {cure}."
+                "callbacks must be mlpug callbacks or callbacks of the host trainer, not "
+                f"{callback!r}: {_cure(callback, trainer.adapter.backend)}."
             )
         if any(callback is other for other in checked):
             raise ConfigurationError(f"{callback!r} is in callbacks twice: it would be called twice at each hook.")
         checked.append(callback)
     ours = [callback for callback in checked if isinstance(callback, Callback)]
     check_paths_and_states(ours, trainer.clipping is not None, trainer.logs_itself)
+    natives = [callback for callback in checked if not isinstance(callback, Callback)]
+    of_natives = trainer.adapter.native_metrics(natives)
+    if of_natives is not None:
+        of_every_run = RunLog.metric_paths(has_gradient_norm=trainer.clipping is not None)
+        paths = [*of_every_run, *(path for callback in ours for path in callback.metric_paths())]
+        check_monitors(natives, of_natives, paths, trainer.logs_itself)
     return checked
 
 
@@ -49,6 +52,28 @@ def check_paths_and_states(callbacks: Sequence[Callback], has_gradient_norm: boo
     """
     _check_states(callbacks)
     _check_metric_paths(callbacks, [*RunLog.metric_paths(has_gradient_norm), *logs_itself])
+
+
+def _cure(candidate: Any, backend: str) -> str:
+    if isinstance(candidate, type):
+        return "call it: pass an instance, not the class"
+    for base in type(candidate).__mro__:
+        library = _LIBRARIES.get(base.__module__.partition(".")[0])
+        if library is not None:
+            return (
+                f"it is a callback of {library}, and this trainer is mlpug's for {backend}. Take the host trainer's "
+                "own callback of that kind, or one of mlpug's"
+            )
+    return "derive it from mlp.callbacks.Callback, or from the host trainer's own callback class"
+
+
+# By the packages that their callbacks come from.
+_LIBRARIES = {
+    "keras": "Keras",
+    "tf_keras": "Keras 2",
+    "pytorch_lightning": "PyTorch Lightning",
+    "lightning": "PyTorch Lightning",
+}
 
 
 def _check_states(callbacks: Sequence[Callback]) -> None:

@@ -1,0 +1,84 @@
+"""Lightning's own callbacks in mlpug's list: which can't work, and what they can monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mlpug.callbacks.native_names import NativeLogs
+from mlpug.errors import ConfigurationError
+from mlpug.logs import Logs
+from mlpug_lightning.host import pl
+
+_PORT = "let Lightning optimize: bring the LightningModule to DefaultTrainer.from_lightning(module)"
+
+
+def check_native(callback: pl.Callback) -> None:
+    """Refuse a callback of Lightning that can't do here what it is for."""
+    callbacks = pl.callbacks
+    name = type(callback).__name__
+    if isinstance(callback, callbacks.GradientAccumulationScheduler):
+        raise ConfigurationError(
+            f"{name} would say how many batches make one update, and here a batch is an update. Give the trainer "
+            f"gradient_accumulation_steps=..., which is the same in every epoch; or {_PORT}."
+        )
+    if isinstance(callback, callbacks.BaseFinetuning):
+        raise ConfigurationError(
+            f"{name} gives the optimizer other parameters while it trains, and mlpug's optimizers are those that they "
+            f"were when training began. Freeze layers by requires_grad before that; or {_PORT}."
+        )
+    if isinstance(callback, (callbacks.BatchSizeFinder, callbacks.LearningRateFinder)):
+        raise ConfigurationError(
+            f"{name} trains for trial before training, which every callback would take for training itself. Find the "
+            "value in a Trainer of its own."
+        )
+    after_validation = isinstance(callback, callbacks.EarlyStopping) and callback._check_on_train_epoch_end is False
+    if after_validation or getattr(callback, "_save_on_train_epoch_end", None) is False:
+        which = "check_on_train_epoch_end" if after_validation else "save_on_train_epoch_end"
+        raise ConfigurationError(
+            f"{name} with {which}=False waits for Lightning's validation, and here mlpug's callbacks evaluate: leave "
+            f"{which} out, and put it behind the callback that writes its metric."
+        )
+
+
+def monitored_besides(callbacks: Sequence[pl.Callback]) -> set[str] | None:
+    """What these can monitor beside mlpug's metrics; None where one of them may log anything."""
+    if any(_is_of_the_user(callback) for callback in callbacks):
+        return None
+    return {"epoch", "step"}  # which ModelCheckpoint adds
+
+
+def check_averaging(callbacks: Sequence[pl.Callback], module: torch.nn.Module, is_resumed: bool) -> None:
+    """Refuse `StochasticWeightAveraging` where it needs more than a copy of the weights and a scheduler.
+
+    Args:
+        callbacks: all that Lightning will call.
+        module: that is trained.
+        is_resumed: whether an earlier run goes on.
+    """
+    if not any(isinstance(callback, pl.callbacks.StochasticWeightAveraging) for callback in callbacks):
+        return
+    if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        raise ConfigurationError(
+            "StochasticWeightAveraging adds an epoch without updates for the statistics of batch normalization, and "
+            f"here every batch is an update. Use another normalization; or {_PORT}."
+        )
+    if is_resumed:
+        raise ConfigurationError(
+            "A run with StochasticWeightAveraging can't be resumed: it makes its scheduler anew, so that the learning "
+            "rates would be others than in a run that never stopped. Start from the beginning, or leave it out."
+        )
+
+
+def show_metrics(trainer: pl.Trainer, logs: Logs) -> None:
+    """Let callbacks find mlpug's metrics in Lightning's ``callback_metrics``, as tensors."""
+    connector: Any = trainer._logger_connector
+    connector._callback_metrics = NativeLogs(connector._callback_metrics, logs=logs, convert=torch.tensor)
+
+
+def _is_of_the_user(callback: pl.Callback) -> bool:
+    """Whether the user's own code runs in it, which may log anything."""
+    is_lightnings = type(callback).__module__.startswith(f"{pl.__name__}.")
+    return not is_lightnings or isinstance(callback, pl.callbacks.LambdaCallback)
