@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
@@ -20,7 +21,13 @@ from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.loggers import LoggerFeed
 from mlpug_lightning.module import TrainingModule, checked_training_model
-from mlpug_lightning.native_callbacks import check_averaging, check_native, monitored_besides
+from mlpug_lightning.native_callbacks import (
+    check_averaging,
+    check_native,
+    check_resumable,
+    monitored_besides,
+    not_resumable,
+)
 from mlpug_lightning.state import (
     check_optimizers,
     load_model_state,
@@ -78,6 +85,7 @@ class LightningAdapter:
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
+        self._has_warned = False
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
 
     @property
@@ -104,7 +112,9 @@ class LightningAdapter:
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
         self._module = module = self._new_module(run)
         self._is_stopped, self._at_cut = False, None
-        check_averaging([*trainer.callbacks, *run.listeners], module, self._resumed is not None)
+        check_averaging([*trainer.callbacks, *run.listeners], module)
+        if self._resumed is not None:
+            check_resumable([*trainer.callbacks, *run.listeners])
         restoring = self._start_counting(run)
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
 
@@ -200,12 +210,25 @@ class LightningAdapter:
         assert module is not None
         check_is_whole(module.latest.is_updating)
         module.undo_step()
+        self._warn_if_not_resumable()
         return {
             "model": self.model_state(),
             "training_model": remaining_state(module.training_model, self._model_components),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()},
             "lightning": self._at_cut or self._host_state(),
         }
+
+    def _warn_if_not_resumable(self) -> None:
+        trainer: Any = self._trainer
+        names = [] if self._has_warned else not_resumable(trainer.callbacks)
+        if names:
+            self._has_warned = True
+            warnings.warn(
+                f"A training checkpoint is written of a run with {', '.join(names)}, from which it can't be resumed: "
+                "part of what they remember isn't in their state_dict(). The weights in it can be used.",
+                MlpugWarning,
+                stacklevel=2,
+            )
 
     def _host_state(self) -> dict[str, Any]:
         return {"loops": loop_state(self._trainer, self._first_epoch), **native_state(self._trainer)}

@@ -50,26 +50,38 @@ def monitored_besides(callbacks: Sequence[pl.Callback]) -> set[str] | None:
     return {"epoch", "step"}  # which ModelCheckpoint adds
 
 
-def check_averaging(callbacks: Sequence[pl.Callback], module: torch.nn.Module, is_resumed: bool) -> None:
-    """Refuse `StochasticWeightAveraging` where it needs more than a copy of the weights and a scheduler.
-
-    Args:
-        callbacks: all that Lightning will call.
-        module: that is trained.
-        is_resumed: whether an earlier run goes on.
-    """
-    if not any(isinstance(callback, pl.callbacks.StochasticWeightAveraging) for callback in callbacks):
-        return
-    if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+def check_averaging(callbacks: Sequence[Any], module: torch.nn.Module) -> None:
+    """Refuse `StochasticWeightAveraging` where it needs more than a copy of the weights and a scheduler."""
+    has_normalization = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    averages = any(isinstance(callback, pl.callbacks.StochasticWeightAveraging) for callback in callbacks)
+    if averages and has_normalization:
         raise ConfigurationError(
             "StochasticWeightAveraging adds an epoch without updates for the statistics of batch normalization, and "
             f"here every batch is an update. Use another normalization; or {_PORT}."
         )
-    if is_resumed:
+
+
+def check_resumable(callbacks: Sequence[Any]) -> None:
+    """Refuse to resume a run with callbacks that wouldn't go on where they were."""
+    names = not_resumable(callbacks)
+    if names:
         raise ConfigurationError(
-            "A run with StochasticWeightAveraging can't be resumed: it makes its scheduler anew, so that the learning "
-            "rates would be others than in a run that never stopped. Start from the beginning, or leave it out."
+            f"A run with {', '.join(names)} can't be resumed: part of what they remember isn't in their state_dict(). "
+            "Start from the beginning, or leave them out."
         )
+
+
+def not_resumable(callbacks: Sequence[Any]) -> list[str]:
+    """Of those that don't go on where they were: they make schedulers anew, or use Lightning's own checkpoints."""
+    return [
+        type(callback).__name__
+        for callback in callbacks
+        if isinstance(callback, pl.callbacks.StochasticWeightAveraging)
+        or (
+            isinstance(callback, pl.Callback)
+            and type(callback).on_save_checkpoint is not pl.Callback.on_save_checkpoint
+        )
+    ]
 
 
 def show_metrics(trainer: pl.Trainer, logs: Logs) -> None:
