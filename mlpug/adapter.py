@@ -70,6 +70,10 @@ class Events(Protocol):
         """The loop ends, by itself or stopped; told before any native callback hears of it, and not after an error."""
 
 
+def _nobody_asks(level: str, names: Sequence[str]) -> None:
+    """No callback waits for a metric."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one call of `Adapter.fit` has to do."""
@@ -87,6 +91,9 @@ class Run:
     # None: each batch is computed as a whole. Else it cuts what the dataset gave, on its device, into parts to compute
     # one after the other. The gradient of the batch is sum(num_samples_i * gradient_i) / sum(num_samples_i).
     clipping: Clipping | None = None
+    on_names_known: Callable[[str, Sequence[str]], None] = _nobody_asks
+    # Called before the first batch where the host knows already which metrics it will log by itself: for a level, such
+    # as "validation.dataset", all of their names. It raises where a callback waits for another one.
     first_epoch: int = 0  # the epochs before this one are done
     first_batch: int = 0  # batches of the first epoch that are done; `dataset` leaves them out in that epoch
     # Where first_batch isn't 0, the first epoch goes on: its start isn't told again, to native callbacks neither.

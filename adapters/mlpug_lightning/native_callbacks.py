@@ -84,10 +84,18 @@ def not_resumable(callbacks: Sequence[Any]) -> list[str]:
     ]
 
 
-def show_metrics(trainer: pl.Trainer, logs: Logs) -> None:
-    """Let callbacks find mlpug's metrics in Lightning's ``callback_metrics``, as tensors."""
+def show_metrics(trainer: pl.Trainer, logs: Logs, shows_own_only: bool = False) -> None:
+    """Let callbacks find mlpug's metrics in Lightning's ``callback_metrics``, as tensors.
+
+    Args:
+        trainer: Lightning's.
+        logs: of the run.
+        shows_own_only: whether iterating gives what Lightning itself has put there, and nothing else.
+    """
     connector: Any = trainer._logger_connector
-    connector._callback_metrics = NativeLogs(connector._callback_metrics, logs=logs, convert=torch.tensor)
+    connector._callback_metrics = NativeLogs(
+        connector._callback_metrics, logs=logs, convert=torch.tensor, shows_own_only=shows_own_only
+    )
 
 
 def _is_of_the_user(callback: pl.Callback) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_o
 from mlpug_lightning.components import component_state, load_component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
+from mlpug_lightning.native_callbacks import show_metrics
 from mlpug_lightning.ported_chunks import Chunks
 from mlpug_lightning.ported_data import Source, source_of
 from mlpug_lightning.ported_events import (
@@ -41,7 +42,8 @@ from mlpug_lightning.ported_state import (
 )
 from mlpug_lightning.state import check_optimizers, load_optimizer_state, optimizer_state
 
-LOGS = ("training.batch", "training.epoch", "validation.dataset")
+_VALIDATION = "validation.dataset"
+LOGS = ("training.batch", "training.epoch", _VALIDATION)
 
 
 def ported_adapter(
@@ -190,7 +192,7 @@ class PortedAdapter:
             self._settling,
             self._module,
             is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
-            moments=Moments(on_started, on_sanity_checked=lambda names: None, on_epoch_ends=self._epoch_ends),
+            moments=Moments(on_started, partial(_validation_logs, run), self._epoch_ends),
         )
         return self._leading, self._settling
 
@@ -248,6 +250,9 @@ class PortedAdapter:
             load_schedules(trainer, self._of_resumed("lightning"))
 
     def _training_started(self, run: Run) -> None:
+        show_metrics(self._trainer, run.logs, shows_own_only=True)
+        if not self._trainer.enable_validation:
+            run.on_names_known(_VALIDATION, [])
         if self._resumed is not None:
             load_when_started(self._trainer, self._module, self._of_resumed("lightning"), run.first_batch)
 
@@ -323,9 +328,23 @@ class PortedAdapter:
         check_is_ours(candidate)
         return isinstance(candidate, pl.Callback)
 
+    def native_metrics(self, callbacks: Sequence[Any]) -> None:
+        """The module may log anything."""
+
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizers = list(self._trainer.optimizers)
         return {"optimizer": optimizers[0]} if len(optimizers) == 1 else _numbered(optimizers)
+
+
+def _validation_logs(run: Run, names: Sequence[str]) -> None:
+    """Told by Lightning's sanity check; a module that logs nothing there may log in a validation that counts."""
+    if not names:
+        return
+    try:
+        run.on_names_known(_VALIDATION, names)
+    except ConfigurationError as error:
+        error.add_note("Known by Lightning's sanity check: num_sanity_val_steps=0 leaves it out where it logs less.")
+        raise
 
 
 def _numbered(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.optim.Optimizer]:

@@ -91,9 +91,6 @@ class Leading(pl.Callback):
         self._steps_before = 0
         self._told: dict[str, Any] = {}  # the latest values of what the module logged
 
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._moments.on_sanity_checked(list(trainer.callback_metrics))
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._moments.on_started()
 
@@ -116,7 +113,9 @@ class Leading(pl.Callback):
         tell(self._listeners, "metrics_logged", "training.batch", {"loss": output.loss, **self._logged(trainer)})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self._moments.on_sanity_checked([name for name, _ in _logged_for_epoch(trainer)])
+        else:
             tell(self._listeners, "metrics_logged", "validation.dataset", epoch_metrics(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
@@ -194,13 +193,15 @@ class Ordering(pl.Callback):
 
 def epoch_metrics(trainer: Any) -> dict[str, Any]:
     """What was logged for an epoch, or for a validation, as Lightning reduces it; by the names that were logged."""
+    values = ((name, trainer._results._get_cache(item, on_step=False)) for name, item in _logged_for_epoch(trainer))
+    return {name: value for name, value in values if isinstance(value, torch.Tensor)}
+
+
+def _logged_for_epoch(trainer: Any) -> list[tuple[str, Any]]:
+    """By name. All of Lightning's results: its `valid_items` are those of one validation loader at a time."""
     results = trainer._results
-    found = {}
-    for _, item in results.valid_items():
-        value = results._get_cache(item, on_step=False)
-        if isinstance(value, torch.Tensor):
-            found[results._forked_name(item, on_step=False)[0]] = value
-    return found
+    items = [item for item in results.values() if item.meta.on_epoch and not item.has_reset]
+    return [(results._forked_name(item, on_step=False)[0], item) for item in items]
 
 
 def as_output(outputs: Any, batch: Any) -> StepOutput:

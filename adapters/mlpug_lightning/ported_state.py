@@ -41,7 +41,7 @@ def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int
         },
         **native_state(trainer),
         "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
-        "logged": {name: _plain(getattr(trainer._logger_connector, name)) for name in _SHOWN},
+        "logged": {name: _plain(_own(getattr(trainer._logger_connector, name))) for name in _SHOWN},
         "results": _results_state(trainer),
         "metrics": {path: _metric_state(metric) for path, metric in _metrics_of(module)},
         "kept": _kept_by_hooks(trainer, module),
@@ -130,6 +130,11 @@ class _Once:
 
 def _mid_evaluation(loop: Any) -> Any:
     return type(loop.val_loop._restart_stage).RESTARTED_MID_EVALUATION
+
+
+def _own(shown: dict[str, Any]) -> dict[str, Any]:
+    """What Lightning itself put there, and not what it shows of mlpug's logs beside it."""
+    return dict(dict.items(shown))
 
 
 def _plain(tree: Any) -> Any:

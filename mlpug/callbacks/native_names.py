@@ -66,6 +66,7 @@ class NativeLogs(dict[str, Any]):
         convert: makes of a float what the host's callbacks expect.
         of_host: functions that compute what the host itself knows, by native name.
         within_epoch: whether iterating leaves out what isn't of training, as the host does at a batch's end.
+        shows_own_only: whether iterating leaves out all of mlpug's, which a look by name finds all the same.
 
     >>> logs = Logs(current=Logs(validation=Logs(dataset=Logs(loss=0.5))))
     >>> native = NativeLogs(logs=logs, of_host={"loss": lambda: 0.25})
@@ -81,12 +82,14 @@ class NativeLogs(dict[str, Any]):
         convert: Callable[[float], Any] = float,
         of_host: Mapping[str, Callable[[], Any]] | None = None,
         within_epoch: bool = False,
+        shows_own_only: bool = False,
     ) -> None:
         super().__init__(values)
         self._logs = Logs(current=Logs()) if logs is None else logs
         self._convert = convert
         self._of_host = of_host or {}
         self._within_epoch = within_epoch
+        self._shows_own_only = shows_own_only
 
     def __missing__(self, name: str) -> Any:
         if name in self._of_host:
@@ -108,6 +111,8 @@ class NativeLogs(dict[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         yield from super().__iter__()
+        if self._shows_own_only:
+            return
         for name in self._of_host:
             if not super().__contains__(name):
                 yield name
@@ -147,7 +152,13 @@ class NativeLogs(dict[str, Any]):
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeLogs:
         """What the dict itself holds is copied; it shows the same run."""
         own = {name: copy.deepcopy(self[name], memo) for name in super().__iter__()}
-        copied = NativeLogs(own, logs=self._logs, convert=self._convert, of_host=self._of_host)
+        copied = NativeLogs(
+            own,
+            logs=self._logs,
+            convert=self._convert,
+            of_host=self._of_host,
+            shows_own_only=self._shows_own_only,
+        )
         copied._within_epoch = self._within_epoch
         return copied
 

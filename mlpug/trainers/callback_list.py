@@ -101,6 +101,30 @@ def _check_metric_paths(callbacks: Sequence[Callback], of_every_run: list[str]) 
                 )
 
 
+def check_known_names(callbacks: Sequence[Callback], level: str, names: Sequence[str]) -> None:
+    """Refuse a callback that needs a metric of a level which nobody writes, now that the host's are known.
+
+    Args:
+        callbacks: mlpug's own.
+        level: where the host writes by itself, such as ``"validation.dataset"``.
+        names: what it writes there.
+
+    Raises:
+        ConfigurationError: the metric is neither among them, nor written by another callback.
+    """
+    published = sorted(f"{level}.{name}" for name in names)
+    written = [*published, *(path for callback in callbacks for path in callback.metric_paths())]
+    for callback in callbacks:
+        for path in callback.required_metric_paths():
+            is_there = path.startswith(f"{level}.")
+            if is_there and not any(_is_within(path, other) or _is_within(other, path) for other in written):
+                raise ConfigurationError(
+                    f"{type(callback).__name__} needs the metric path {path!r}, which nobody writes. "
+                    f"Published in {level!r} are {', '.join(published) or 'no metrics'}. Correct the path, or log the "
+                    "metric by that name."
+                )
+
+
 def _is_within(path: str, other: str) -> bool:
     """Whether a path is another one or lies below it: a metric may itself be a dict."""
     return path == other or path.startswith(other + ".")

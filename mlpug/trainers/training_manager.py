@@ -7,6 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from mlpug.datasets import Epochs
 from mlpug.errors import ConfigurationError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
-from mlpug.trainers.callback_list import checked_callbacks
+from mlpug.trainers.callback_list import check_known_names, checked_callbacks
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.dispatch import CallbackErrors, CallbackGroup
 from mlpug.trainers.rest import Rest
@@ -212,6 +213,7 @@ class TrainingManager:
             ),
             chunks_of=self.trainer.chunking.chunks_of if self.trainer.chunking.is_needed else None,
             clipping=self.trainer.clipping,
+            on_names_known=partial(check_known_names, self._callbacks),
             first_epoch=position.epoch,
             first_batch=position.batch,
         )

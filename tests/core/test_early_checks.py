@@ -18,6 +18,7 @@ from mlpug.evaluation.metric import join
 from mlpug.step_output import as_step_output
 from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
 from mlpug.trainers import TrainingManager
+from mlpug.trainers.callback_list import check_known_names
 
 BATCHES = [(np.ones((2, 1)), np.ones(2))] * 3
 
@@ -56,6 +57,34 @@ def evaluator():
 def test_what_cant_work_is_refused_when_it_is_made(make, message):
     with pytest.raises(ConfigurationError, match=message):
         make()
+
+
+class Paths(Callback):
+    def __init__(self, writes=(), needs=()):
+        self.writes, self.needs = writes, needs
+
+    def metric_paths(self):
+        return self.writes
+
+    def required_metric_paths(self):
+        return self.needs
+
+
+@pytest.mark.parametrize(
+    "needs",
+    ["validation", "validation.dataset", "validation.dataset.loss", "validation.dataset.loss.of_a", "own.dataset.loss"],
+)
+def test_once_the_host_has_told_its_names_a_path_of_it_or_elsewhere_is_found(needs):
+    check_known_names([Paths(needs=[needs])], "validation.dataset", ["loss"])
+
+
+def test_once_the_host_has_told_its_names_a_path_that_nobody_writes_is_refused():
+    callbacks = [Paths(needs=["validation.dataset.accuracy"])]
+    with pytest.raises(
+        ConfigurationError, match=r"'validation.dataset' are validation.dataset.a, validation.dataset.b"
+    ):
+        check_known_names(callbacks, "validation.dataset", ["b", "a"])
+    check_known_names([*callbacks, Paths(writes=["validation.dataset.accuracy"])], "validation.dataset", ["b", "a"])
 
 
 def test_results_in_the_place_of_the_number_of_samples_are_refused():
