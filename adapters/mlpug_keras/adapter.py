@@ -116,9 +116,14 @@ class KerasAdapter:
         settle_modes(natives)
         model.latest.running_loss = RunningLoss(self.to_host) if natives else None
         feed = Feed(
-            model, run, self._accept, self._step.concatenate, lambda chunk: self._build(chunk, run.evaluate_settings())
+            model,
+            model.latest,
+            run,
+            self._accept,
+            self._step.concatenate,
+            lambda chunk: self._build(chunk, run.evaluate_settings()),
         )
-        callbacks = Callbacks(model, run, feed, self._load_natives, self._cut_short)
+        callbacks = Callbacks(model, model.latest, run, feed, self._load_natives, self._cut_short)
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
         model.evaluate_settings = run.evaluate_settings

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from sys import getrefcount
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.utils.python_utils import pythonify_logs
 
 from mlpug.adapter import Events, Run
 from mlpug.callbacks.native_names import NativeLogs
 from mlpug.chunks import Group, joined
 from mlpug.stop_iteration import EscapedStopIterationError
-from mlpug_keras.model import TrainingModel
+from mlpug_keras.model import Latest
 from mlpug_keras.native_callbacks import is_native
 
 
@@ -26,7 +27,8 @@ class Feed(keras.callbacks.Callback):
 
     def __init__(
         self,
-        training_model: TrainingModel,
+        model: keras.Model,
+        latest: Latest,
         run: Run,
         accept: Callable[[Any], Any],
         concatenate: Callable[[list[Any]], Any],
@@ -37,7 +39,8 @@ class Feed(keras.callbacks.Callback):
         self._concatenate = concatenate
         self._chunks_of = run.chunks_of or _as_one
         self._on_first: Callable[[Any], None] | None = on_first  # called with the first chunk that is fetched
-        self._model_of_ours = training_model
+        self._trained_model = model
+        self._latest = latest
         self._dataset: Iterable[Any] = run.dataset
         self._num_batches = run.num_batches_per_epoch
         self._listeners = [listener for listener in run.listeners if not is_native(listener)]
@@ -60,12 +63,11 @@ class Feed(keras.callbacks.Callback):
             self._batches = iter(self._dataset)
         self.first_batch, self._resumed_at = self._resumed_at, 0
         self._count, self._trained = self.first_batch, 0
-        self.is_epoch_heard = not self._model_of_ours.stop_training
+        self.is_epoch_heard = not self._trained_model.stop_training
 
     def has_next(self) -> bool:
         """Whether there is a next batch to train on, which is then the latest one; StopIteration ends the epoch."""
-        model = self._model_of_ours
-        latest = model.latest
+        model, latest = self._trained_model, self._latest
         latest.batch = latest.step_output = None
         latest.chunks = []
         if not model.stop_training:
@@ -88,7 +90,12 @@ class Feed(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._batches = None
-        self.is_epoch_completed = not self._model_of_ours.stop_training or self._count == self._num_batches
+        self.is_epoch_completed = not self._trained_model.stop_training or self.has_all_batches
+
+    @property
+    def has_all_batches(self) -> bool:
+        """Whether the epoch is known to have no more of them."""
+        return self._count == self._num_batches
 
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:
@@ -109,11 +116,11 @@ class Feed(keras.callbacks.Callback):
 class Bridge(keras.callbacks.Callback):
     """A native callback for listeners that stand next to each other in the list."""
 
-    def __init__(self, listeners: Sequence[Events], feed: Feed, training_model: TrainingModel, run: Run) -> None:
+    def __init__(self, listeners: Sequence[Events], feed: Feed, latest: Latest, run: Run) -> None:
         super().__init__()
         self._listeners = listeners
         self._feed = feed
-        self._latest = training_model.latest
+        self._latest = latest
         self._num_batches = run.num_batches_per_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -140,43 +147,50 @@ class Callbacks(keras.callbacks.CallbackList):
     At each batch only those are called that listen to batches, and always on this thread.
 
     Args:
-        training_model: that is trained.
+        model: that ``fit`` trains.
+        latest: the batch, and what it gave.
         run: what is to be done.
         feed: has the batches.
         on_started: called when all have heard that training starts.
         on_cut_short: called before anybody hears of the end of an epoch that a stop ended before its last batch; says
             whether Keras's own callbacks are to hear of it.
+        on_epoch_logs: called with Keras's logs of an epoch before anybody hears of its end, where a compiled model is
+            trained: then those are what Keras's own callbacks are shown. None: they see mlpug's metrics.
     """
 
     def __init__(
         self,
-        training_model: TrainingModel,
+        model: keras.Model,
+        latest: Latest,
         run: Run,
         feed: Feed,
         on_started: Callable[[], None],
         on_cut_short: Callable[[], bool],
+        on_epoch_logs: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         callbacks: list[keras.callbacks.Callback] = [feed]
         for are_native, group in groupby(run.listeners, key=is_native):
             neighbours = list(group)
-            callbacks += neighbours if are_native else [Bridge(neighbours, feed, training_model, run)]
+            callbacks += neighbours if are_native else [Bridge(neighbours, feed, latest, run)]
         super().__init__(
             callbacks,
             add_history=True,
-            model=training_model,
+            model=model,
             verbose=int(any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks)),
             epochs=run.num_epochs,
             steps=run.num_batches_per_epoch,
         )
         self._at_batch_begin = _listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
         self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
-
+        natives = [listener for listener in run.listeners if is_native(listener)]
+        self._shows_batches = bool(_listening(natives, "on_train_batch_end", "on_batch_end"))
         self._feed = feed
         self._logs = run.logs
-        self._running_loss = training_model.latest.running_loss
+        self._running_loss = latest.running_loss
         self._logs_of_epoch: dict[str, Any] = {}
         self._on_started = on_started
         self._on_cut_short = on_cut_short
+        self._on_epoch_logs = on_epoch_logs
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -195,8 +209,11 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._feed.on_epoch_end(epoch, logs)
+        logs = pythonify_logs(logs)
+        if self._on_epoch_logs is not None:
+            self._on_epoch_logs(logs)
         tells_natives = self._feed.is_epoch_completed or self._on_cut_short()
-        self._logs_of_epoch = self._native_logs(within_epoch=False)
+        self._logs_of_epoch = self._native_logs(logs, within_epoch=False)
         for callback in self.callbacks[1:]:
             if tells_natives or isinstance(callback, Bridge):
                 callback.on_epoch_end(epoch, self._logs_of_epoch)
@@ -212,14 +229,16 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         batch += self._feed.first_batch
-        native_logs = self._native_logs(within_epoch=True)
+        native_logs = self._native_logs(logs, within_epoch=True) if self._shows_batches else {}
         for hook in self._at_batch_end:
             hook(batch, native_logs)
         if isinstance(native_logs, NativeLogs) and getrefcount(native_logs) > 2:  # more than this function holds
             native_logs.freeze()  # somebody keeps it: as a dict of Keras's, it must stay as it is
 
-    def _native_logs(self, within_epoch: bool) -> dict[str, Any]:
+    def _native_logs(self, logs: Any, within_epoch: bool) -> dict[str, Any]:
         """What Keras's own callbacks are shown; nothing where there are none, Keras's history left aside."""
+        if self._on_epoch_logs is not None:
+            return NativeLogs(pythonify_logs(logs), logs=self._logs, shows_own_only=True)
         if self._running_loss is None:
             return {}
         return NativeLogs(logs=self._logs, of_host={"loss": self._running_loss.value}, within_epoch=within_epoch)

@@ -16,6 +16,9 @@ from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_keras.adapter import KerasAdapter
+from mlpug_keras.fit_data import FitOptions
+from mlpug_keras.from_keras import logs_itself, ported_adapter
+from mlpug_keras.ported import Validation
 
 _Step = import_module(f"mlpug_keras.{keras.config.backend()}_step").Step
 
@@ -109,6 +112,83 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             gradient_clip_norm=gradient_clip_norm,
             gradient_clip_value=gradient_clip_value,
         )
+
+    @classmethod
+    def from_keras(
+        cls,
+        model: keras.Model,
+        *,
+        validation_data: Any = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+        batch_size: int | None = None,
+        shuffle: bool | str = True,
+        class_weight: Mapping[int, float] | None = None,
+        batch_chunk_size: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
+    ) -> DefaultTrainer:
+        """The trainer of a compiled model: it is trained by its own ``fit``, as it would be without mlpug.
+
+        The training dataset is what ``fit`` takes: anything that gives batches ``(x,)``, ``(x, y)`` or
+        ``(x, y, sample_weight)``, or such a *tuple* of arrays, which is cut into batches as ``fit`` does. A *list* is a
+        list of batches.
+
+        In the logs are ``training.batch.loss``, the loss of the batch; ``training.epoch.<name>``, what ``fit`` tells
+        its callbacks: means over the epoch so far; and ``validation.dataset.<name>``, of `validation_data`. Where a
+        ``train_step`` of the model's own updates no metric that is called ``"loss"``, the loss of the batch is what the
+        step itself calls so.
+
+        Args:
+            model: compiled, with an optimizer; Sequential, functional, or a class with steps of its own.
+            validation_data: as for ``fit``, which evaluates it at the end of epochs.
+            validation_steps: as for ``fit``.
+            validation_batch_size: as for ``fit``.
+            validation_freq: as for ``fit``.
+            batch_size: of training data given as arrays; None: 32.
+            shuffle: whether the order of arrays, and of the batches of a `keras.utils.PyDataset`, is drawn in each
+                epoch; ``"batch"``: that of the samples within each batch of arrays.
+            class_weight: as for ``fit``.
+            batch_chunk_size: each batch is computed in chunks of at most so many samples, one after the other, by
+                mlpug's own step: the gradient is the mean of theirs, by their numbers of samples.
+            gradient_accumulation_steps: so many batches of the dataset make one batch.
+            chunkable_batch_wrapper: with a batch_chunk_size, makes an object with ``__len__`` and slicing of a batch.
+
+        Raises:
+            ConfigurationError: not a compiled `keras.Model`, or one that was compiled for several batches a step or
+                without an optimizer; chunks, and a model that has a ``train_step`` or a ``make_train_function`` of its
+                own; or an argument that can't work.
+
+        >>> import numpy as np
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(0.1), loss="mse", metrics=["mae"])
+        >>> x = np.linspace(-1, 1, 40, dtype="float32")[:, None]
+        >>> trainer = DefaultTrainer.from_keras(model, batch_size=10, validation_data=(x, 2 * x))
+        >>> manager = TrainingManager(trainer, (x, 2 * x), num_epochs=20)
+        >>> manager.start_training()
+        >>> sorted(manager.logs.at("validation.dataset"))
+        ['loss', 'mae']
+        >>> manager.logs.at("validation.dataset.loss") < 0.01
+        True
+        """
+        validation = Validation(validation_data, validation_steps, validation_batch_size, validation_freq)
+        options = FitOptions(batch_size, shuffle, class_weight)
+        has_chunks = batch_chunk_size is not None or gradient_accumulation_steps != 1
+        adapter = ported_adapter(model, options, validation, has_chunks)
+        trainer = cls.__new__(cls)
+        mlpug.trainers.default_trainer.DefaultTrainer.__init__(
+            trainer,
+            adapter,
+            model.optimizer,
+            model,
+            batch_chunk_size=batch_chunk_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            chunkable_batch_wrapper=chunkable_batch_wrapper,
+            logs_itself=logs_itself(validation),
+        )
+        trainer.training_model = model
+        return trainer
 
     @property
     def native(self) -> Any:

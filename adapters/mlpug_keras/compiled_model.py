@@ -1,0 +1,105 @@
+"""A compiled `keras.Model` as the steps of mlpug see a training model: for chunks, and to evaluate a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+
+from mlpug_keras.model import Latest
+
+
+class CompiledModel:
+    """What the steps call of it: the forward pass, the compiled loss and the metrics, as in Keras's ``train_step``.
+
+    The variables of metrics are among those that aren't trained: a step changes them like any other.
+
+    Attributes:
+        latest: the batch that is trained on.
+        has_chunks: always.
+    """
+
+    has_chunks = True
+
+    def __init__(self, model: keras.Model, latest: Latest) -> None:
+        self._model = model
+        self.latest = latest
+
+    @property
+    def jit_compile(self) -> bool:
+        """As it was compiled."""
+        return bool(self._model.jit_compile)
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The model's."""
+        return list(self._model.trainable_variables)
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """The model's, seeds among them, and those of its metrics."""
+        return [*self._model.non_trainable_variables, *self._model.metrics_variables]
+
+    def results(self, batch: Any, settings: Any, inference_mode: bool) -> tuple[Any, None, Any]:
+        """(loss, None, logs), each value of the logs with an axis more; in inference mode (loss, None, predictions)."""
+        if inference_mode and not in_stateless_scope():
+            with keras.StatelessScope():  # a loss of the user's own may write to metrics
+                return self.results(batch, settings, inference_mode)
+        if in_stateless_scope():
+            get_stateless_scope().collect_losses = True  # those of regularizers, and of add_loss
+            self._model._clear_losses()
+        model, is_training = self._model, not inference_mode
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        predictions = model(x, training=is_training) if model._call_has_training_arg else model(x)
+        loss = model._compute_loss(x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=is_training)
+        if inference_mode:
+            return loss, None, predictions
+        first = next(array for array in keras.tree.flatten(x) if array is not None)
+        model._loss_tracker.update_state(loss, sample_weight=keras.ops.shape(first)[0])
+        logs = model.compute_metrics(x, y, predictions, sample_weight)
+        return loss, None, {name: keras.ops.expand_dims(value, 0) for name, value in flat(logs).items()}
+
+
+def latest_of(logs: dict[str, Any]) -> dict[str, Any]:
+    """What the last chunk gave, of the logs of all chunks one after the other."""
+    return {name: values[-1] for name, values in logs.items()}
+
+
+def overrides(model: keras.Model, *names: str) -> list[str]:
+    """Those of the methods that the model has of its own, instead of Keras's."""
+    return [
+        name for name in names if name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+
+
+def is_built(model: keras.Model) -> bool:
+    """Whether all layers have their variables, and the compiled loss and metrics theirs."""
+    parts = [part for part in (model._compile_metrics, model._compile_loss) if part is not None]
+    return all(layer.built for layer in model._flatten_layers()) and all(part.built for part in parts)
+
+
+def flat(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Without dicts in it, as Keras shows logs to callbacks."""
+    result: dict[str, Any] = {}
+    for name, value in logs.items():
+        result |= flat(value) if isinstance(value, dict) else {name: value}
+    return result
+
+
+@contextmanager
+def patched(target: Any, **attributes: Any) -> Iterator[None]:
+    """Within, an object has these attributes of its own; Keras doesn't hear of it."""
+    kept = {name: vars(target)[name] for name in attributes if name in vars(target)}
+    for name, value in attributes.items():
+        object.__setattr__(target, name, value)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            if name in kept:
+                object.__setattr__(target, name, kept[name])
+            else:
+                object.__delattr__(target, name)

@@ -1,0 +1,122 @@
+"""Trains a compiled model by the step that its own ``fit`` makes, on batches that mlpug has fetched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+
+from mlpug.adapter import StepOutput
+from mlpug.errors import TrainingModelError
+from mlpug.step_output import counted
+from mlpug.stop_iteration import EscapedStopIterationError
+from mlpug_keras.arrays import as_array
+from mlpug_keras.batch_loss import BatchLoss, taken_from
+from mlpug_keras.compiled_model import CompiledModel, latest_of, overrides, patched
+from mlpug_keras.model import Latest
+from mlpug_keras.optimizers import Optimizers
+
+host = import_module(f"mlpug_keras.{keras.config.backend()}_fit")
+Step = import_module(f"mlpug_keras.{keras.config.backend()}_step").Step
+
+
+class FitStep:
+    """The step of a compiled model.
+
+    Args:
+        model: the user's.
+        has_chunks: whether batches are computed in parts: then by mlpug's own step, with the compiled loss and metrics.
+
+    Attributes:
+        latest: the batch that is trained on, and what it gave.
+        logs: what the step said last, as ``fit`` has them: means over the epoch so far, still on the device.
+    """
+
+    def __init__(self, model: keras.Model, has_chunks: bool) -> None:
+        self.latest = Latest()
+        self.logs: dict[str, Any] = {}
+        self._model = model
+        self._view = CompiledModel(model, self.latest)
+        make = partial(Step, self._view, eager=model.run_eagerly, compile_kwargs={}, signature=None)
+        self._optimizers = Optimizers({"optimizer": model.optimizer}) if has_chunks else None
+        self._chunked = make(optimizers=self._optimizers) if has_chunks else None
+        self._evaluating = make(optimizers=SimpleNamespace(variables=[]))
+        self._own_test_step = bool(overrides(model, "test_step"))
+
+    @contextmanager
+    def in_fit(self, data: Any, on_trained: Callable[[], None]) -> Iterator[None]:
+        """Within, the model's ``fit`` trains on the latest batch at each step, and `on_trained` is called after it."""
+        model = self._model
+        kept = model.train_function
+        train = partial(self._train, on_trained)
+        counts = not overrides(model, "train_step")
+        step = host.telling_loss(model.train_step, lambda usable: BatchLoss(model, usable, counts))
+        try:
+            if self._chunked is None:
+                function = host.as_train_function(train, step, self.latest, model, data)
+            else:
+                function = host.as_chunked_function(train, self._train_chunks, model)
+            model.train_function = function
+            with patched(model, make_train_function=lambda force=False: function):
+                yield
+        finally:
+            model.train_function = kept
+
+    def build_chunks(self) -> None:
+        """Let the optimizer know its variables, once the model is built."""
+        if self._optimizers is not None:
+            self._optimizers.build(self._view)
+
+    def evaluate(self, batch: Any) -> StepOutput:
+        """The compiled loss in inference mode and the predictions; the loss alone where there is a test_step."""
+        if self._own_test_step:
+            return StepOutput(self._loss_of_test_step(batch), counted(None, batch))
+        loss, num_samples, predictions = self._evaluating.evaluate(batch, None)
+        return StepOutput(loss, counted(num_samples, batch), predictions)
+
+    def _train(self, on_trained: Callable[[], None], call: Callable[[Any], Any]) -> dict[str, Any]:
+        latest = self.latest
+        if latest.batch is None:
+            return self.logs  # an epoch without batches here: all of them were trained on before the run was resumed
+        try:
+            logs, loss, num_samples = taken_from(call(latest.batch) or {})
+        except StopIteration as error:
+            raise EscapedStopIterationError(error) from error
+        self.logs = logs
+        latest.did_update = True
+        if latest.step_output is None:
+            loss = _loss_in(logs) if loss is None else loss
+            latest.step_output = StepOutput(loss, counted(num_samples, latest.batch))
+        on_trained()
+        return logs
+
+    def _train_chunks(self) -> dict[str, Any]:
+        output, *_ = self._chunked.train(self.latest.chunks, None, looks=False, clipping=None)
+        self.latest.step_output = StepOutput(output.loss, output.num_samples)
+        return latest_of(output.auxiliary_results)
+
+    def _loss_of_test_step(self, batch: Any) -> Any:
+        model = self._model
+        kept = [as_array(variable) for variable in model.metrics_variables]
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        try:
+            logs = model.test_on_batch(x, y, sample_weight, return_dict=True)
+        finally:
+            for variable, value in zip(model.metrics_variables, kept, strict=False):
+                variable.assign(value)
+        if "loss" not in logs:
+            raise TrainingModelError(
+                f'{type(model).__name__}.test_step returns {", ".join(logs) or "nothing"}, and no "loss": add that.'
+            )
+        return logs["loss"]
+
+
+def _loss_in(logs: Mapping[str, Any]) -> Any:
+    """What a step calls its loss, or all that it tells, where it tells of several; NaN where it tells nothing."""
+    return logs.get("loss", dict(logs) or math.nan)

@@ -1,0 +1,97 @@
+"""Makes the trainer of a compiled `keras.Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from mlpug.errors import ConfigurationError
+from mlpug.validation import checked_count
+from mlpug_keras.compiled_model import overrides
+from mlpug_keras.fit_data import FitOptions
+from mlpug_keras.ported import PortedAdapter, Validation
+
+# What a chunked step does in their place.
+_OWN_STEPS = ("train_step", "make_train_function")
+
+
+def ported_adapter(model: Any, options: FitOptions, validation: Validation, has_chunks: bool) -> PortedAdapter:
+    """The adapter, if it can train the model in this way.
+
+    Raises:
+        ConfigurationError: it can't, and why.
+    """
+    _check_model(model)
+    if has_chunks:
+        _check_chunks(model)
+    _check_options(options)
+    _check_validation(validation)
+    return PortedAdapter(model, options, validation, has_chunks)
+
+
+def logs_itself(validation: Validation) -> tuple[str, ...]:
+    """Where the logs get what ``fit`` computes."""
+    of_validation = () if validation.validation_data is None else ("validation.dataset",)
+    return ("training.batch", "training.epoch", *of_validation)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        cure = "pass an instance, not the class" if isinstance(model, type) else "pass the model that fit trains"
+        raise ConfigurationError(f"from_keras takes a compiled keras.Model of Keras 3, not {model!r}: {cure}.")
+    name = type(model).__name__
+    if not model.compiled:
+        raise ConfigurationError(
+            f"The {name} isn't compiled: call model.compile(optimizer=..., loss=...) before from_keras(model)."
+        )
+    if model.optimizer is None:
+        raise ConfigurationError(
+            f"The {name} was compiled without an optimizer, so that nothing would be trained: give "
+            "model.compile(optimizer=...) one."
+        )
+    if model.steps_per_execution != 1:
+        raise ConfigurationError(
+            f"The {name} was compiled with steps_per_execution={model.steps_per_execution}, and mlpug's callbacks and "
+            "checkpoints come after every batch: compile it without."
+        )
+    strategy = getattr(model, "_distribute_strategy", None)
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    if replicas > 1 or keras.distribution.distribution() is not None:
+        raise ConfigurationError(
+            f"The {name} is to be trained on several devices, and from_keras trains on one: make it without a "
+            "distribution strategy."
+        )
+
+
+def _check_chunks(model: keras.Model) -> None:
+    own = overrides(model, *_OWN_STEPS)
+    if own:
+        raise ConfigurationError(
+            f"{type(model).__name__} has a {' and a '.join(own)} of its own, which says itself how a batch is trained "
+            "on, so mlpug can't do that in chunks: leave out batch_chunk_size and gradient_accumulation_steps, or "
+            "write compute_loss in its place, which works with both."
+        )
+
+
+def _check_options(options: FitOptions) -> None:
+    if options.batch_size is not None:
+        checked_count("batch_size", options.batch_size)
+    if options.shuffle not in (True, False, "batch"):
+        raise ConfigurationError(f'shuffle must be True, False or "batch", not {options.shuffle!r}.')
+    if options.class_weight is not None and not isinstance(options.class_weight, Mapping):
+        raise ConfigurationError(
+            f"class_weight must be a dict of weights by class, as {{0: 1.0, 1: 2.0}}, not {options.class_weight!r}."
+        )
+
+
+def _check_validation(validation: Validation) -> None:
+    for name in ("validation_steps", "validation_batch_size"):
+        value = getattr(validation, name)
+        if value is not None:
+            checked_count(name, value)
+            if validation.validation_data is None:
+                raise ConfigurationError(f"{name} is used with validation_data only: set that, or leave it out.")
+    if isinstance(validation.validation_freq, int):
+        checked_count("validation_freq", validation.validation_freq)

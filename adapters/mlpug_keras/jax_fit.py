@@ -1,0 +1,114 @@
+"""What is JAX's own about a model that is trained by its own ``fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+
+from mlpug_keras.batch_loss import BatchLoss
+from mlpug_keras.compiled_model import is_built, patched
+from mlpug_keras.model import Latest
+
+# Gets what does the step on a batch and returns its logs, and returns the logs for fit.
+Train = Callable[[Callable[[Any], Any]], Any]
+
+
+def needs_batch(model: keras.Model) -> bool:
+    """Whether ``fit`` would take a batch to build the model with, before anything else."""
+    return not is_built(model)
+
+
+def build(model: keras.Model, batch: Any) -> None:
+    """Create all variables, as ``fit`` does; of the batch's arrays only shapes and dtypes are looked at."""
+    model._symbolic_build(data_batch=batch)
+
+
+def rebuild(model: keras.Model, batch: Any) -> None:
+    """Create all variables, before a run is resumed."""
+    model._symbolic_build(data_batch=batch)
+
+
+def sync(model: keras.Model) -> None:
+    """Write the values that ``fit`` carries from step to step into the variables."""
+    model.jax_state_sync()
+
+
+def learning_rate(model: keras.Model) -> float:
+    """That of the next step, without writing all values into the variables."""
+    state = getattr(model, "_jax_state", None)
+    if not state or model._jax_state_synced:
+        return float(model.optimizer.learning_rate)
+    pairs = zip(model.optimizer.variables, state["optimizer_variables"], strict=True)
+    with keras.StatelessScope(state_mapping=list(pairs)):
+        return float(model.optimizer.learning_rate)
+
+
+def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
+    """The step, with the loss of the batch in its logs."""
+
+    def step(state: Any, data: Any) -> Any:
+        trace = next(
+            (leaf._trace for leaf in jax.tree.leaves((state, data)) if isinstance(leaf, jax.core.Tracer)), None
+        )
+
+        def is_usable(value: Any) -> bool:
+            return not isinstance(value, jax.core.Tracer) or value._trace is trace
+
+        with loss(is_usable).heard() as found:
+            logs, new_state = train_step(state, data)
+        return ({**logs, **found} if isinstance(logs, dict) else logs), new_state
+
+    return step
+
+
+def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
+    """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
+    with patched(model, train_step=step):
+        model.make_train_function(force=True)
+    native = model.train_function
+
+    def train_function(state: Any, iterator: Any) -> Any:
+        new_state = state
+
+        def on_batch(batch: Any) -> Any:
+            nonlocal new_state
+            try:
+                logs, new_state = native(state, iter([batch]))
+            except BaseException:
+                latest.is_updating = any(value.is_deleted() for value in jax.tree.leaves(state))
+                _give_back(model, None if latest.is_updating else state)
+                raise
+            return logs
+
+        return train(on_batch), new_state
+
+    return train_function
+
+
+def as_chunked_function(train: Train, step: Callable[[], Any], model: keras.Model) -> Any:
+    """The same where `step` finds all values in the variables, and leaves the new ones there."""
+
+    def train_function(state: Any, iterator: Any) -> Any:
+        groups = [
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        ]
+        for variables, values in zip(groups, state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable._direct_assign(value)
+        logs = train(lambda _: step())
+        return logs, tuple([variable._value for variable in variables] for variables in groups)
+
+    return train_function
+
+
+def _give_back(model: keras.Model, state: Any) -> None:
+    """Let ``fit`` write these values into the variables when it ends, which it emptied when the epoch began."""
+    names = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+    model._jax_state = None if state is None else dict(zip(names, state, strict=True))
+    model._jax_state_synced = False

@@ -1,0 +1,145 @@
+"""What a compiled model needs to go on in a resumed run: as plain data and arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from mlpug.errors import CheckpointMismatchError
+from mlpug.plain import from_plain, to_plain
+from mlpug.trees import map_leaves
+from mlpug_keras.arrays import as_array, as_value
+from mlpug_keras.compiled_model import is_built
+from mlpug_keras.fit_step import host
+from mlpug_keras.state import (
+    check_optimizers,
+    load_model_state,
+    load_optimizer_state,
+    model_state,
+    optimizer_state,
+)
+
+
+class PortedState:
+    """The state of a compiled model, its optimizers and its metrics."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._batch: Any = None  # what a batch is like, by which a resumed run builds the model
+        self._metrics_to_load: list[Any] = []
+        self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
+
+    def see(self, batch: Any) -> None:
+        """Note what batches are like."""
+        if self._batch is None:
+            self._batch = map_leaves(_as_words, batch)
+
+    def keep_metrics(self) -> None:
+        """Validation begins, which uses the variables of the metrics for itself."""
+        self._kept_metrics = self._metrics()
+
+    def load_metrics(self) -> None:
+        """An epoch begins, and has reset the metrics: give a resumed one its running sums."""
+        self._kept_metrics = None
+        values, self._metrics_to_load = self._metrics_to_load, []
+        if values:
+            for variable, value in zip(self._model.metrics_variables, values, strict=True):
+                variable.assign(value)
+
+    def forget_metrics(self) -> None:
+        """The run goes on between two epochs."""
+        self._metrics_to_load = []
+
+    def get(self, logs: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """All of it.
+
+        Args:
+            logs: what the step said last.
+            data: the training dataset.
+        """
+        metrics = self._metrics() if self._kept_metrics is None else self._kept_metrics
+        return {
+            **model_state(self._model, {"model": self._model}),
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
+            "from_keras": {
+                "batch": to_plain(self._batch),
+                "metrics": {str(number): value for number, value in enumerate(metrics)},
+                "logs": to_plain(map_leaves(_as_numbers, dict(logs))),
+                "draws_to_build": getattr(data, "draws_to_build", False),
+            },
+        }
+
+    def load(self, state: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """Give it back, and return the logs; metrics get theirs when the epoch begins.
+
+        Raises:
+            CheckpointMismatchError: it is of another model or optimizer, or of a trainer that from_keras didn't make.
+        """
+        if "from_keras" not in state:
+            raise CheckpointMismatchError(
+                "The checkpoint is of a trainer that wasn't made by from_keras: make this one as that one was made."
+            )
+        own = state["from_keras"]
+        self._build(state["optimizers"], from_plain(own["batch"]))
+        optimizers = self._optimizers()
+        check_optimizers(optimizers, state["optimizers"])
+        metrics = [as_value(value) for value in own["metrics"].values()]
+        expected = [tuple(variable.shape) for variable in self._model.metrics_variables]
+        if [tuple(value.shape) for value in metrics] != expected:
+            raise CheckpointMismatchError(
+                f"The model has other metrics than in the checkpoint: expected variables of the shapes {expected}, "
+                f"found {[tuple(value.shape) for value in metrics]}. Compile it with the metrics that it had."
+            )
+        load_model_state(self._model, {"model": self._model}, state)
+        for name, optimizer in optimizers.items():
+            load_optimizer_state(optimizer, state["optimizers"][name])
+        self._batch, self._metrics_to_load = from_plain(own["batch"]), metrics
+        if hasattr(data, "draws_to_build"):
+            data.draws_to_build = own["draws_to_build"]
+        logs: dict[str, Any] = from_plain(own["logs"])
+        return logs
+
+    def _build(self, optimizers: Mapping[str, Any], batch: Any) -> None:
+        missing = [
+            name
+            for name, optimizer in self._optimizers().items()
+            if len(optimizers.get(name, {"variables": ()})["variables"]) > len(optimizer.variables)
+        ]
+        if batch is not None and (not is_built(self._model) or missing not in ([], ["optimizer"])):
+            host.rebuild(self._model, map_leaves(_as_tensor, batch))
+        optimizer = self._model.optimizer
+        if "optimizer" in missing and not optimizer.built:
+            optimizer.build(self._model.trainable_variables)
+
+    def _optimizers(self) -> dict[str, Any]:
+        """The compiled one, and what else the model has in its attributes."""
+        found = {"optimizer": self._model.optimizer}
+        for name, value in vars(self._model).items():
+            if isinstance(value, keras.optimizers.Optimizer) and all(value is not other for other in found.values()):
+                found[name] = value
+        return found
+
+    def _metrics(self) -> list[Any]:
+        return [np.array(as_array(variable)) for variable in self._model.metrics_variables]
+
+
+def _as_words(leaf: Any) -> str | None:
+    """``float32 32 8``."""
+    if leaf is None:
+        return None
+    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return " ".join([keras.backend.standardize_dtype(array.dtype), *map(str, array.shape)])
+
+
+def _as_tensor(words: str | None) -> Any:
+    if words is None:
+        return None
+    dtype, *shape = words.split(" ")
+    return keras.KerasTensor(tuple(map(int, shape)), dtype)
+
+
+def _as_numbers(value: Any) -> Any:
+    return np.array(as_array(value)) if keras.ops.is_tensor(value) else value

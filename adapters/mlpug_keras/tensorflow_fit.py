@@ -1,0 +1,150 @@
+"""What is TensorFlow's own about a model that is trained by its own ``fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mlpug.trees import map_leaves
+from mlpug_keras.batch_loss import BatchLoss
+from mlpug_keras.compiled_model import overrides, patched
+from mlpug_keras.model import Latest
+
+# Gets what does the step on a batch and returns its logs, and returns the logs for fit.
+Train = Callable[[Callable[[Any], Any]], Any]
+
+
+def needs_batch(model: keras.Model) -> bool:
+    """Whether ``fit`` would take a batch to build the model with, before anything else."""
+    return model._distribute_strategy is not None
+
+
+def build(model: keras.Model, batch: Any) -> None:
+    """Create what ``fit`` itself would create before the first step, which is nothing without a strategy."""
+    model._maybe_symbolic_build(data_batch=batch)
+
+
+def rebuild(model: keras.Model, batch: Any) -> None:
+    """Create all variables, before a run is resumed: those that a step creates, by tracing it."""
+    if model.run_eagerly:
+        model._symbolic_build(data_batch=batch)
+        return
+    spec = map_leaves(lambda leaf: None if leaf is None else tf.TensorSpec(leaf.shape, leaf.dtype), batch)
+    tf.function(model.train_step, autograph=False).get_concrete_function(spec)
+
+
+def sync(model: keras.Model) -> None:
+    """The variables have the latest values."""
+
+
+def learning_rate(model: keras.Model) -> float:
+    """That of the next step."""
+    return float(model.optimizer.learning_rate)
+
+
+def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
+    """The step, with the loss of the batch in its logs."""
+
+    def step(data: Any) -> Any:
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+        def is_usable(value: Any) -> bool:
+            return not tf.is_tensor(value) or isinstance(value, tf.__internal__.EagerTensor) or value.graph is graph
+
+        with loss(is_usable).heard() as found:
+            logs = train_step(data)
+        return {**logs, **found} if isinstance(logs, dict) else logs
+
+    return step
+
+
+def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
+    """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
+    call = _step_on(step, model, data)
+
+    def on_batch(batch: Any) -> Any:
+        try:
+            return call(batch)
+        except BaseException as error:
+            # What failed while it was traced has changed nothing.
+            is_tracing = isinstance(error, Exception) and not isinstance(error, tf.errors.OpError)
+            latest.is_updating = model.run_eagerly or not is_tracing
+            raise
+
+    return lambda iterator: train(on_batch)
+
+
+def _step_on(step: Any, model: keras.Model, data: Any) -> Callable[[Any], Any]:
+    if overrides(model, "make_train_function"):
+        with patched(model, train_step=step):
+            model.make_train_function(force=True)
+        own = model.train_function
+        return lambda batch: own(iter(tf.data.Dataset.from_tensors(batch)))  # nobody knows what else it would take
+    run = model.distribute_strategy.run
+    return _Compiled(lambda batch: run(step, args=(batch,)), model, data) if not model.run_eagerly else step
+
+
+class _Compiled:
+    """The step as ``fit`` compiles it, traced for what ``fit`` would trace it for.
+
+    A trace for batches of one length may differ in the last bit from one for batches of any.
+    """
+
+    def __init__(self, step: Callable[[Any], Any], model: keras.Model, data: Any) -> None:
+        self._step = step
+        self._model = model
+        self._data = data
+        self._traces: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, batch: Any) -> Any:
+        arrays = [array for array in keras.tree.flatten(batch) if array is not None]
+        tensors = [array if isinstance(array, tf.Tensor) else _as_tensor(array) for array in arrays]
+        key = tuple([_kind(tensor) for tensor in tensors])
+        trace = self._traces.get(key)
+        if trace is None:
+            trace = self._traces[key] = self._traced(batch, tensors)
+        return trace(tensors)
+
+    def _traced(self, batch: Any, tensors: list[Any]) -> Callable[..., Any]:
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def step(tensors: list[Any]) -> Any:
+            remaining = iter(tensors)
+            leaves = [None if leaf is None else next(remaining) for leaf in keras.tree.flatten(batch)]
+            return self._step(keras.tree.pack_sequence_as(batch, leaves))
+
+        compiled = tf.function(step, jit_compile=self._model.jit_compile)
+        return compiled.get_concrete_function(self._specs(tensors))  # type: ignore[no-any-return]
+
+    def _specs(self, tensors: list[Any]) -> list[Any]:
+        if isinstance(self._data, tf.data.Dataset):
+            specs = [spec for spec in keras.tree.flatten(self._data.element_spec) if spec is not None]
+            if len(specs) == len(tensors) and all(map(_fits, specs, tensors)):
+                return specs
+        length = self._data.batch_size if getattr(self._data, "has_equal_batches", False) else None
+        return [_spec(tensor, length) for tensor in tensors]
+
+
+def _as_tensor(array: Any) -> Any:
+    return array if hasattr(array, "_type_spec") else tf.convert_to_tensor(array)
+
+
+def _kind(tensor: Any) -> Any:
+    return (tensor.shape[1:], tensor.dtype) if isinstance(tensor, tf.Tensor) else tensor._type_spec
+
+
+def _spec(tensor: Any, length: int | None) -> Any:
+    if not isinstance(tensor, tf.Tensor):
+        return tensor._type_spec
+    return tf.TensorSpec([length, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
+
+
+def _fits(spec: Any, tensor: Any) -> bool:
+    return bool(spec.is_compatible_with(tensor))
+
+
+def as_chunked_function(train: Train, step: Callable[[], Any], model: keras.Model) -> Any:
+    """The same where `step` finds all values in the variables, and leaves the new ones there."""
+    return lambda iterator: train(lambda _: step())
