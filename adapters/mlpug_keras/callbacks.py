@@ -10,8 +10,9 @@ from mlpug import callbacks
 from mlpug.callbacks import *  # noqa: F403 - all of it, so that a new callback is on every backend at once
 from mlpug.callbacks import Callback, LogDeviceMemory
 from mlpug.errors import ConfigurationError
+from mlpug_keras.as_native import as_native
 
-__all__ = ["EmptyCudaCache", "LogCudaMemory"]
+__all__ = ["EmptyCudaCache", "LogCudaMemory", "as_native"]
 __all__ += callbacks.__all__
 
 _memory = import_module(f"mlpug_keras.{keras.config.backend()}_memory")

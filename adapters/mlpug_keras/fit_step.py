@@ -68,6 +68,43 @@ class FitStep:
         finally:
             model.train_function = kept
 
+    @contextmanager
+    def beside_fit(self, on_error: Callable[[BaseException], None]) -> Iterator[None]:
+        """Within, a ``fit`` trains as it does without mlpug, and what its latest step gave is kept.
+
+        Args:
+            on_error: called with what a step raises, before it is raised.
+        """
+        model = self._model
+        kept = model.train_function
+        step = host.telling_loss(model.train_step, lambda usable: BatchLoss(model, usable, counts_whole_batch=False))
+        with patched(model, train_step=step):
+            model.make_train_function(force=True)
+        native = model.train_function
+
+        def train_function(*arguments: Any) -> Any:
+            try:
+                return host.with_logs(native(*arguments), self._heard)
+            except StopIteration:  # how an epoch ends
+                raise
+            except BaseException as error:
+                on_error(error)
+                raise
+
+        model.train_function = train_function
+        try:
+            yield
+        finally:
+            model.train_function = kept
+
+    def _heard(self, logs: Any) -> Any:
+        if not isinstance(logs, Mapping):
+            return logs
+        self.logs, loss, num_samples = taken_from(logs)
+        loss = _loss_in(self.logs) if loss is None else loss
+        self.latest.step_output = StepOutput(loss, 1 if num_samples is None else num_samples)
+        return self.logs
+
     def build_chunks(self) -> None:
         """Let the optimizer know its variables, once the model is built."""
         if self._optimizers is not None:
@@ -97,6 +134,7 @@ class FitStep:
         return logs
 
     def _train_chunks(self) -> dict[str, Any]:
+        assert self._chunked is not None
         output, *_ = self._chunked.train(self.latest.chunks, None, looks=False, clipping=None)
         self.latest.step_output = StepOutput(output.loss, output.num_samples)
         return latest_of(output.auxiliary_results)

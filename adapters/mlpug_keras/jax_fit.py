@@ -64,6 +64,12 @@ def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any],
     return step
 
 
+def with_logs(result: Any, heard: Callable[[Any], Any]) -> Any:
+    """What the native function returns, with other logs."""
+    logs, state = result
+    return heard(logs), state
+
+
 def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
     """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
     with patched(model, train_step=step):

@@ -100,7 +100,7 @@ class PortedAdapter:
             self._state.forget_metrics()
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
-            self._fetch_to_build(feed)
+            self._fetch_to_build(feed, is_first=not run.first_epoch)
             should_evaluate, reset_metrics = model._should_eval, model.reset_metrics
 
             def starts_epoch() -> None:
@@ -129,6 +129,11 @@ class PortedAdapter:
                     callbacks=callbacks,
                     verbose=0,
                 )
+
+    def attach(self, run: Run) -> FitStep:
+        """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
+        self._listeners = run.listeners
+        return self._step
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
@@ -205,11 +210,11 @@ class PortedAdapter:
         else:
             host.build(self._model, first)
 
-    def _fetch_to_build(self, feed: Feed) -> None:
+    def _fetch_to_build(self, feed: Feed, is_first: bool) -> None:
         """Have the model built before ``fit`` starts, where that would take a batch."""
         if not host.needs_batch(self._model) and not self._has_chunks:
             return
-        if hasattr(self._data, "draws_to_build"):
+        if is_first and hasattr(self._data, "draws_to_build"):
             self._data.draws_to_build = self._data.draws_to_build or host.needs_batch(self._model)
         feed.fetch_first()
         if host.needs_batch(self._model) and not is_built(self._model):

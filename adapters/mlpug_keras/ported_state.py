@@ -86,9 +86,10 @@ class PortedState:
         self._build(state["optimizers"], from_plain(own["batch"]))
         optimizers = self._optimizers()
         check_optimizers(optimizers, state["optimizers"])
-        metrics = [as_value(value) for value in own["metrics"].values()]
+        # Of a native run nobody knows what a batch is like, and it is resumed between epochs only, without metrics.
+        metrics = [as_value(value) for value in own["metrics"].values()] if own["batch"] is not None else []
         expected = [tuple(variable.shape) for variable in self._model.metrics_variables]
-        if [tuple(value.shape) for value in metrics] != expected:
+        if metrics and [tuple(value.shape) for value in metrics] != expected:
             raise CheckpointMismatchError(
                 f"The model has other metrics than in the checkpoint: expected variables of the shapes {expected}, "
                 f"found {[tuple(value.shape) for value in metrics]}. Compile it with the metrics that it had."

@@ -102,6 +102,9 @@ class Epochs:
             state, self._resumed = self._resumed, None
             done, ahead = self._go_on(state)
         elif self._batches is None or not (self._goes_on or has_begun):
+            if not self._has_started:  # of a native run that is resumed between epochs
+                assert self._rest is not None
+                random_states.restore(self._rest)
             self._begin()
         else:
             self._first_of_epoch = self._pulled

@@ -1,0 +1,125 @@
+"""mlpug's callbacks in a script that calls Keras's ``fit`` itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import keras
+
+from mlpug.errors import ConfigurationError
+from mlpug.stop_iteration import EscapedStopIterationError
+from mlpug.trainers.attached import Attached
+from mlpug.trainers.default_trainer import DefaultTrainer
+from mlpug_keras.bridge import tell
+from mlpug_keras.fit_data import FitOptions
+from mlpug_keras.native_callbacks import is_native
+from mlpug_keras.ported import PortedAdapter, Validation
+
+_LOGS = ("training.batch", "training.epoch", "validation.dataset")
+
+
+def as_native(*callbacks: Any) -> keras.callbacks.Callback:
+    """One callback for ``model.fit(callbacks=[...])`` that calls mlpug's, in this order, in a run of Keras's own.
+
+    The run isn't changed by it. The logs have what ``fit`` knows: ``training.batch.loss`` is the loss of the batch
+    alone (see `DefaultTrainer.from_keras`), ``training.epoch.<name>`` are the means over the epoch so far that Keras
+    shows, ``validation.dataset.<name>`` is what ``fit`` validates. Checkpoints are as always; of a training checkpoint
+    that was made at an epoch's end, ``from_keras(model)`` goes on by ``start_training(resume_from=path)``. Keras tells
+    its callbacks nothing of an error outside of a step: then ``on_training_ended`` isn't called.
+
+    Args:
+        callbacks: mlpug's. Keras gives its callbacks no batches: hooks get None.
+
+    Raises:
+        ConfigurationError: a callback that isn't mlpug's, or that needs what such a run doesn't give: batches, the
+            training dataset, or the optimizers before training starts. When training starts: a model that runs several
+            steps at once.
+
+    >>> from mlpug.callbacks import LogProgress
+    >>> callbacks = [as_native(LogProgress())]
+    """
+    lacking = ("batches", "training_dataset", "optimizers")
+    return _Native(Attached(callbacks, is_native, lacking, logs_itself=_LOGS))
+
+
+class _Native(keras.callbacks.Callback):
+    """Hands Keras's events to mlpug's listeners."""
+
+    def __init__(self, attached: Attached) -> None:
+        super().__init__()
+        self._attached = attached
+        self._listeners: tuple[Any, ...] = ()
+        self._latest: Any = None
+        self._step: Any = None
+        self._hearing = ExitStack()
+        self._num_batches: int | None = None  # in an epoch, where Keras knows it
+        self._count = 0  # of them that are done
+        self._is_stopped = False  # within the epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        trained: Any = self._model  # `self.model` would have Keras write all values into the variables on JAX
+        if trained.steps_per_execution != 1:
+            raise ConfigurationError(
+                f"as_native hears of every batch, and the model runs steps_per_execution={trained.steps_per_execution} "
+                "of them at once: compile it without."
+            )
+        adapter = PortedAdapter(trained, FitOptions(), Validation(), has_chunks=False)
+        trainer = DefaultTrainer(adapter, {"optimizer": trained.optimizer}, trained, logs_itself=_LOGS)
+        run = self._attached.start(trainer, self.params["epochs"])
+        self._listeners, self._num_batches = run.listeners, self.params["steps"]
+        self._step = adapter.attach(run)
+        self._latest = self._step.latest
+        self._hearing.enter_context(self._step.beside_fit(self._attached.end))
+        self._tell("training_started", self._num_batches)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._count, self._is_stopped = 0, False
+        self._tell("epoch_started")
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._tell("batch_started", None)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        output = self._latest.step_output
+        self._count += 1
+        self._tell("metrics_logged", "training.epoch", self._step.logs)
+        loss = output.loss
+        self._tell("metrics_logged", "training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
+        self._tell("batch_ended", None, output, True)
+        self._latest.step_output = None
+        self._is_stopped = self._model.stop_training
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs = logs or {}
+        of_validation = {name: value for name, value in logs.items() if name.startswith("val_")}
+        of_training = {name: value for name, value in logs.items() if name not in of_validation}
+        self._tell("metrics_logged", "training.epoch", of_training)
+        if of_validation:
+            without = {name.removeprefix("val_"): value for name, value in of_validation.items()}
+            self._tell("metrics_logged", "validation.dataset", without)
+        self._tell("epoch_ended", not self._is_stopped or self._count == self._num_batches)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._tell("training_ended")
+        self._hearing.close()
+        self._attached.end()
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        try:
+            with _carried():
+                tell(self._listeners, event, *arguments)
+        except BaseException as error:
+            self._hearing.close()
+            self._attached.end(error)
+            raise
+
+
+@contextmanager
+def _carried() -> Iterator[None]:
+    """A StopIteration in a callback isn't the end of the data, for which ``fit`` would take it."""
+    try:
+        yield
+    except EscapedStopIterationError as error:
+        raise RuntimeError("A callback raised StopIteration.") from error.error
