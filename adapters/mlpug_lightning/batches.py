@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from mlpug.trees import leaves, map_leaves
+from mlpug.validation import known_length
 from mlpug_lightning.host import pl, processed_loader
 
 
@@ -92,16 +95,23 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         # Without a length Lightning fetches a batch ahead, to know which is the last. That batch would be loaded with
-        # random numbers from before the step, and couldn't be loaded again as it was by a run that is resumed.
+        # random numbers from before the step, and couldn't be loaded again as it was by a run that is resumed. Where
+        # Lightning's own loop has to be equalled, it is fetched here, and kept.
         fetcher: Any = self._trainer.fit_loop._data_fetcher
         if fetcher is not None:  # the first time Lightning only tries whether there is an iterator
             fetcher.prefetch_batches = 0
         epochs = self._processed()
         if self._before_fetch is None:
             return iter(epochs)
-        if fetcher is not None:
-            epochs.begin()
-        self._current = self._watched(iter(epochs), self._before_fetch)
+        if fetcher is None:
+            return iter(())
+        epochs.begin()
+        batches = iter(epochs)
+        if known_length(self) is None:
+            epochs.fetches_ahead = True
+            self._current = self._ahead(batches, list(islice(batches, 1)), self._before_fetch, fetcher)
+        else:
+            self._current = self._watched(batches, self._before_fetch)
         return self._current
 
     def end_epoch(self) -> None:
@@ -120,6 +130,18 @@ class Batches:
                 self.is_exhausted = True
                 return
 
+    def _ahead(
+        self, batches: Iterator[Any], next_one: list[Any], before_fetch: Callable[[], bool], fetcher: Any
+    ) -> Iterator[Any]:
+        """The same, and as each batch is given it is known whether there is another."""
+        self._current = None
+        self.is_exhausted = not next_one
+        while before_fetch() and next_one:
+            batch = next_one.pop()
+            next_one += islice(batches, 1)
+            fetcher.done = self.is_exhausted = not next_one
+            yield batch
+
     def __len__(self) -> int:
         # Raises the TypeError by which Lightning knows that there is no length, where there is none.
         return len(self._processed())
@@ -137,8 +159,11 @@ class Batches:
     def _processed(self) -> Any:
         if not self._is_processed:
             self._is_processed = True
-            if isinstance(self._epochs.dataset, torch.utils.data.DataLoader):
-                self._epochs.dataset = processed_loader(self._trainer, self._epochs.dataset)
+            dataset = self._epochs.dataset
+            if isinstance(dataset, torch.utils.data.DataLoader):
+                self._epochs.dataset = processed_loader(self._trainer, dataset)
+            elif hasattr(dataset, "process"):  # several of them
+                dataset.process(partial(processed_loader, self._trainer))
         return self._epochs
 
 

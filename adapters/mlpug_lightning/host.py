@@ -139,6 +139,11 @@ def combined_loader(loaders: Any) -> Any:
     return import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader(loaders, "max_size_cycle")
 
 
+def is_combined(candidate: Any) -> bool:
+    """Whether it is one of those already."""
+    return isinstance(candidate, import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader)
+
+
 def barrier_before_data(trainer: Any) -> None:
     """Where several processes were started together, wait for all; those that Lightning starts come later."""
     environment = getattr(trainer.strategy, "cluster_environment", None)

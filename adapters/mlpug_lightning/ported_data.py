@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
 
 from mlpug.errors import ConfigurationError
-from mlpug_lightning.host import barrier_before_data, combined_loader, pl
+from mlpug_lightning.host import barrier_before_data, combined_loader, is_combined, pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +59,39 @@ def as_one_loader(given: Any) -> Any:
     >>> list(as_one_loader({"a": loader, "b": loader}))[0]
     {'a': tensor([0, 1]), 'b': tensor([0, 1])}
     """
+    if is_combined(given):
+        if given._mode == "sequential":
+            raise ConfigurationError(
+                "Lightning doesn't train on a CombinedLoader that gives its loaders one after the other: choose "
+                '"max_size_cycle", "max_size" or "min_size" for its mode, not "sequential".'
+            )
+        return Together(given)
     parts = list(given.values()) if isinstance(given, Mapping) else given
     is_several = isinstance(parts, (list, tuple)) and all(isinstance(p, torch.utils.data.DataLoader) for p in parts)
-    return _Together(given) if is_several and parts else given
+    return Together(combined_loader(given)) if is_several and parts else given
 
 
-class _Together:
-    """Batches of several loaders, until the longest has ended."""
+class Together:
+    """Batches of several loaders.
 
-    def __init__(self, loaders: Any) -> None:
-        self._loaders = loaders
+    Args:
+        combined: Lightning's own loader for them.
+    """
+
+    def __init__(self, combined: Any) -> None:
+        self._combined = combined
 
     def __iter__(self) -> Iterator[Any]:
-        for batch, _, _ in combined_loader(self._loaders):
-            yield batch
+        return map(itemgetter(0), self._combined)  # its iterators are made now, and once: each draws a seed
 
     def __len__(self) -> int:
-        combined = combined_loader(self._loaders)
-        iter(combined)
-        return len(combined)
+        # Lightning's own is known only once there are iterators, each of which would draw a seed.
+        lengths = [len(loader) for loader in self._combined.flattened]
+        return min(lengths) if self._combined._mode == "min_size" else max(lengths)
+
+    def process(self, processed: Callable[[Any], Any]) -> None:
+        """Replace each loader by what is made of it."""
+        self._combined.flattened = [processed(loader) for loader in self._combined.flattened]
 
 
 def _prepared_loader(holder: Any, trainer: pl.Trainer) -> Any:

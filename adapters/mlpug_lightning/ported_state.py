@@ -38,6 +38,7 @@ def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int
             "optimizer_steps": trainer.global_step,
             "batches_that_stepped": loop._batches_that_stepped,
             "is_settled": is_settled,
+            "is_last_batch": loop.batch_progress.is_last_batch,
         },
         **native_state(trainer),
         "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
@@ -106,11 +107,11 @@ def load_when_started(
     loop = fit_loop.epoch_loop
     if not num_batches:
         return
+    loop.batch_progress.is_last_batch = state["loops"]["is_last_batch"]
     connector._first_loop_iter = True  # of a batch before: what was logged in the epoch goes on
     if state["loops"]["is_settled"]:
         loop._should_check_val_fx = _Once(loop)
     else:
-        loop.batch_progress.is_last_batch = num_batches == fit_loop.max_batches
         loop.val_loop._restarting, loop.val_loop._restart_stage = False, _mid_evaluation(loop)
 
 

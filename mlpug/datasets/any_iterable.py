@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
+
+from mlpug.plain import from_plain, to_plain
 
 
 class AnyIterable:
@@ -17,11 +20,13 @@ class AnyIterable:
         dataset: the dataset.
         draws: whether it may draw random numbers when it is asked for a batch.
         keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
+        can_keep_ahead: whether it can be.
         asks_again: whether batches that are done are asked for again, without what the model drew in between.
     """
 
     draws = True
     keeps_ahead = False
+    can_keep_ahead = True
     asks_again = True
 
     def __init__(self, dataset: Any) -> None:
@@ -55,6 +60,14 @@ class AnyIterable:
         """
         return None
 
+    def batch_to_plain(self, batch: Any) -> Any:
+        """A batch that is kept, as a checkpoint holds it."""
+        return to_plain(batch, tensor_to_plain, path=("data",))
+
+    def batch_from_plain(self, plain: Any) -> Any:
+        """The batch again."""
+        return from_plain(plain, tensor_from_plain)
+
     def state(self, is_between: bool) -> Any:
         """What the dataset keeps from round to round, for kinds that do; perhaps between two of them."""
         return None
@@ -68,3 +81,13 @@ class AnyIterable:
     def why_not_again(self) -> str | None:
         """What a resumed run can't give again as it was, and the cure; None: nothing."""
         return None
+
+
+def tensor_to_plain(value: Any) -> Any:
+    """What stands for one of torch's tensors in a checkpoint."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else NotImplemented
+
+
+def tensor_from_plain(content: Any) -> Any:
+    """The tensor again."""
+    return sys.modules["torch"].from_numpy(content)

@@ -13,7 +13,6 @@ from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
 from mlpug.datasets.kinds import check_same_kind, kind_of
 from mlpug.datasets.random_states import Snapshot
 from mlpug.datasets.shared_draws import SharedDraws
-from mlpug.datasets.tensorflow_data import batch_from_plain, batch_to_plain
 from mlpug.errors import MlpugWarning
 from mlpug.validation import known_length
 
@@ -39,6 +38,8 @@ class Epochs:
     Attributes:
         dataset: as above.
         keeps_states: whether `state` will be asked for.
+        fetches_ahead: whether the host asks for each batch before the one before it is trained on, where nobody knows
+            which is the last: a resumed run gets that batch as it was.
 
     >>> epochs = Epochs(iter("abcde"), num_batches_per_epoch=2)
     >>> list(epochs), list(epochs), list(epochs)
@@ -50,6 +51,7 @@ class Epochs:
     ) -> None:
         self.dataset = dataset
         self.keeps_states = False
+        self.fetches_ahead = False
         self._group_size = group_size
         # What follows counts the dataset's batches.
         self._num_batches = None if num_batches_per_epoch is None else num_batches_per_epoch * group_size
@@ -148,7 +150,7 @@ class Epochs:
             "before_first": random_states.as_plain(self._starts[1]),
             "generators_at_start": self._generators,
             "position": kind.position(self._batches, ahead),
-            "ahead": [batch_to_plain(batch) for batch in self._latest[-ahead:]] if ahead else [],
+            "ahead": [kind.batch_to_plain(batch) for batch in self._latest[-ahead:]] if ahead else [],
             "stream": None if self._stream is None else random_states.as_plain(self._stream),
         }
 
@@ -237,7 +239,7 @@ class Epochs:
         self._set_generators(state["generators"])
         self._stream = None if state["stream"] is None else random_states.from_plain(state["stream"])
         random_states.restore(self._rest)
-        return num_batches - self._first_of_epoch, [batch_from_plain(batch) for batch in state["ahead"]]
+        return num_batches - self._first_of_epoch, [kind.batch_from_plain(batch) for batch in state["ahead"]]
 
     def _pull(self, ahead: list[Any], is_first_of_group: bool) -> Any:
         kind, batches = self._of_kind(), self._batches
@@ -267,7 +269,7 @@ class Epochs:
         if looks:
             self._shared_draws.after_pull()
         self._pulled += 1
-        if kind.keeps_ahead:
+        if kind.keeps_ahead or (self.fetches_ahead and kind.can_keep_ahead):
             self._latest.append(batch)
         if not self._has_started:
             self._after_pull = random_states.capture()

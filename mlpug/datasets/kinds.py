@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from mlpug.datasets import random_states
-from mlpug.datasets.any_iterable import AnyIterable
+from mlpug.datasets.any_iterable import AnyIterable, tensor_from_plain, tensor_to_plain
 from mlpug.datasets.tensorflow_data import TensorFlowData
 from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain, to_plain
@@ -83,6 +83,7 @@ class TorchLoader(AnyIterable):
 class Stateful(AnyIterable):
     """Whatever has `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader does: it knows best."""
 
+    can_keep_ahead = False  # it goes back itself
     asks_again = False
 
     def __init__(self, dataset: Any) -> None:
@@ -93,7 +94,7 @@ class Stateful(AnyIterable):
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         if position is not None:
-            self.dataset.load_state_dict(from_plain(position, _from_torch))
+            self.dataset.load_state_dict(from_plain(position, tensor_from_plain))
         return iter(self.dataset)
 
     def skip(self, batches: Iterator[Any], count: int) -> None:
@@ -120,11 +121,11 @@ class Stateful(AnyIterable):
         return self._plain(self.dataset.state_dict())
 
     def _plain(self, state: Any) -> Any:
-        return to_plain(state, _to_torch, path=("data",))
+        return to_plain(state, tensor_to_plain, path=("data",))
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         if state is not None:
-            self.dataset.load_state_dict(from_plain(state, _from_torch))
+            self.dataset.load_state_dict(from_plain(state, tensor_from_plain))
 
 
 class BatchesByIndex(AnyIterable):
@@ -227,14 +228,6 @@ class _Indexed:
 
 def _is_iterable_style(loader: Any) -> bool:
     return isinstance(loader.dataset, sys.modules["torch"].utils.data.IterableDataset)
-
-
-def _to_torch(value: Any) -> Any:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else NotImplemented
-
-
-def _from_torch(content: Any) -> Any:
-    return sys.modules["torch"].from_numpy(content)
 
 
 def check_same_kind(saved: str, dataset: Any) -> None:

@@ -70,6 +70,12 @@ class TensorFlowData(AnyIterable):
             return None
         return np.frombuffer(tensorflow.io.serialize_tensor(saved).numpy(), np.uint8)
 
+    def batch_to_plain(self, batch: Any) -> Any:
+        return to_plain(batch, lambda value: value.numpy() if hasattr(value, "numpy") else NotImplemented, ("data",))
+
+    def batch_from_plain(self, plain: Any) -> Any:
+        return from_plain(plain, lambda content: content)  # numpy's arrays, which are as good
+
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         for _ in range(num_rounds if self._graph is None else 0):
             iter(self.dataset)
@@ -167,16 +173,6 @@ def _drawing(graph: Any) -> Iterator[tuple[list[Any], list[Any], bool]]:
                 )
                 is_always_alike = node.op == "ShuffleDatasetV3" and not node.attr["reshuffle_each_iteration"].b
                 yield seeds, generator, is_always_alike
-
-
-def batch_to_plain(batch: Any) -> Any:
-    """A batch of TensorFlow's tensors as a checkpoint holds it; they come back as numpy's arrays."""
-    return to_plain(batch, lambda value: value.numpy() if hasattr(value, "numpy") else NotImplemented, path=("data",))
-
-
-def batch_from_plain(plain: Any) -> Any:
-    """The batch again."""
-    return from_plain(plain, lambda content: content)
 
 
 class _Placed:

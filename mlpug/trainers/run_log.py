@@ -171,7 +171,7 @@ class RunLog:
             self._warned = True
             warnings.warn(
                 f"The training dataset ended after {num_batches} batches in epoch {self._current['epoch']}, before "
-                f"num_batches_per_epoch={expected}; the epoch ended there.",
+                f"num_batches_per_epoch={expected}, or a hook of the host's left out the rest; the epoch ended there.",
                 MlpugWarning,
                 stacklevel=2,
             )
