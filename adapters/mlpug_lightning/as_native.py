@@ -50,6 +50,8 @@ class _Native(pl.Callback):
     def __init__(self, attached: Attached) -> None:
         self._attached = attached
         self._parts: list[pl.Callback] = []
+        self._at_batch_start: list[Any] = []
+        self._at_batch_end: list[Any] = []
 
     @property
     def state_key(self) -> str:
@@ -60,6 +62,8 @@ class _Native(pl.Callback):
         adapter = PortedAdapter(trainer, pl_module)
         run = self._attached.start(DefaultTrainer(adapter, None, pl_module, logs_itself=LOGS), _num_epochs(trainer))
         self._parts = adapter.attach(run, on_started=self._attached.restore)
+        self._at_batch_start = _overridden(self._parts, "on_train_batch_start")
+        self._at_batch_end = _overridden(self._parts, "on_train_batch_end")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for part in self._parts:
@@ -72,14 +76,14 @@ class _Native(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        for part in self._parts:
-            part.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        for hook in self._at_batch_start:
+            hook(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for part in self._parts:
-            part.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        for hook in self._at_batch_end:
+            hook(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for part in self._parts:
@@ -103,6 +107,10 @@ class _Native(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._attached.set_state(from_plain(map_leaves(_as_array, state_dict)))
+
+
+def _overridden(parts: list[pl.Callback], hook: str) -> list[Any]:
+    return [getattr(part, hook) for part in parts if getattr(type(part), hook) is not getattr(pl.Callback, hook)]
 
 
 def _num_epochs(trainer: pl.Trainer) -> int:

@@ -88,10 +88,20 @@ class Leading(pl.Callback):
         self._kept_buffers = KeptBuffers(module)
         self._is_exhausted = is_exhausted
         self._moments = moments
+        self._keeps_buffers = listeners[-1].is_asked_for  # else nobody takes a state, also not after an error
+        self._steps: Any = None  # Lightning's count of updates
         self._steps_before = 0
+        self._logged_at_steps: list[Any] = []  # of Lightning's results
+        self._num_results = 0  # when it was made
         self._told: dict[str, Any] = {}  # the latest values of what the module logged
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        automatic, manual = loop.automatic_optimization, loop.manual_optimization
+        is_automatic = pl_module.automatic_optimization
+        self._steps = (
+            automatic.optim_progress.optimizer.step.total if is_automatic else manual.optim_step_progress.total
+        )
         self._moments.on_started()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -100,17 +110,21 @@ class Leading(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._kept_buffers.keep()
-        self._steps_before = trainer.global_step
+        if self._keeps_buffers:
+            self._kept_buffers.keep()
+        self._steps_before = self._steps.completed
         self._latest.is_under_way = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         latest = self._latest
         latest.is_under_way = False
         latest.step_output = output = as_output(outputs, batch)
-        has_moved = trainer.global_step != self._steps_before
+        has_moved = self._steps.completed != self._steps_before
         latest.did_update = has_moved and (bool(outputs) or not pl_module.automatic_optimization)
-        tell(self._listeners, "metrics_logged", "training.batch", {"loss": output.loss, **self._logged(trainer)})
+        logged = {"loss": output.loss}
+        self._add_logged(logged, trainer.fit_loop.epoch_loop._results)
+        for listener in self._listeners:
+            listener.metrics_logged("training.batch", logged)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -139,15 +153,15 @@ class Leading(pl.Callback):
             self._latest.is_under_way = False
         return True
 
-    def _logged(self, trainer: Any) -> dict[str, Any]:
+    def _add_logged(self, logged: dict[str, Any], results: Any) -> None:
         """What the module logged in this batch; what its hook after the batch logs is seen in the epoch only."""
-        found = {}
-        for key, item in trainer._results.valid_items():
+        if self._num_results != len(results):
+            self._num_results = len(results)
+            self._logged_at_steps = [(key, item) for key, item in results.items() if item.meta.on_step]
+        for key, item in self._logged_at_steps:
             value = item._forward_cache
-            if item.meta.on_step and isinstance(value, torch.Tensor) and value is not self._told.get(key):
-                self._told[key] = value
-                found[item.meta.name] = value
-        return found
+            if value is not self._told.get(key) and not item.has_reset and isinstance(value, torch.Tensor):
+                self._told[key] = logged[item.meta.name] = value
 
 
 class EpochMetrics(pl.Callback):
@@ -206,6 +220,8 @@ def _logged_for_epoch(trainer: Any) -> list[tuple[str, Any]]:
 
 def as_output(outputs: Any, batch: Any) -> StepOutput:
     """What `training_step` returned. Where it has no loss, its batch counts nothing, and its loss is NaN."""
+    if type(outputs) is dict and len(outputs) == 1 and "loss" in outputs:  # most do
+        return StepOutput(outputs["loss"], counted(None, batch))
     rest = dict(outputs) if isinstance(outputs, Mapping) else {}
     loss = rest.pop("loss", None)
     num_samples = rest.pop("num_samples", None)

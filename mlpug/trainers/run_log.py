@@ -139,12 +139,14 @@ class RunLog:
         params["skipped_batches"] = params.get("skipped_batches", 0) + 1
 
     def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
-        set_name, level = path.split(".")
-        written = {name: Lazy(partial(self._to_host, value)) for name, value in metrics.items()}
+        to_host = self._to_host
         if path == "training.batch":
-            self._batch.update(written)
-        else:
-            self._current.child(set_name)[level] = Logs(**written)
+            for name, value in metrics.items():
+                self._batch[name] = Lazy(partial(to_host, value))
+            return
+        set_name, level = path.split(".")
+        written = {name: Lazy(partial(to_host, value)) for name, value in metrics.items()}
+        self._current.child(set_name)[level] = Logs(**written)
 
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
