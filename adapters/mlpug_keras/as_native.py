@@ -57,6 +57,7 @@ class _Native(keras.callbacks.Callback):
         self._num_batches: int | None = None  # in an epoch, where Keras knows it
         self._count = 0  # of them that are done
         self._is_stopped = False  # within the epoch
+        self._is_first_epoch = True
 
     def on_train_begin(self, logs: Any = None) -> None:
         trained: Any = self._model  # `self.model` would have Keras write all values into the variables on JAX
@@ -69,12 +70,16 @@ class _Native(keras.callbacks.Callback):
         trainer = DefaultTrainer(adapter, {"optimizer": trained.optimizer}, trained, logs_itself=_LOGS)
         run = self._attached.start(trainer, self.params["epochs"])
         self._listeners, self._num_batches = run.listeners, self.params["steps"]
+        self._is_first_epoch = True
         self._step = adapter.attach(run)
         self._latest = self._step.latest
         self._hearing.enter_context(self._step.beside_fit(self._attached.end))
         self._tell("training_started", self._num_batches)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._is_first_epoch and epoch:  # by fit(initial_epoch=...)
+            self._attached.count_from(epoch, epoch * (self._num_batches or 0))
+        self._is_first_epoch = False
         self._count, self._is_stopped = 0, False
         self._tell("epoch_started")
 

@@ -61,13 +61,17 @@ class _Native(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         adapter = PortedAdapter(trainer, pl_module)
         run = self._attached.start(DefaultTrainer(adapter, None, pl_module, logs_itself=LOGS), _num_epochs(trainer))
-        self._parts = adapter.attach(run, on_started=self._attached.restore)
+        self._parts = adapter.attach(run)
         self._at_batch_start = _overridden(self._parts, "on_train_batch_start")
         self._at_batch_end = _overridden(self._parts, "on_train_batch_end")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        if batches.total.completed:  # a checkpoint of Lightning's own goes on
+            self._attached.count_from(trainer.current_epoch, batches.total.completed, batches.current.completed)
         for part in self._parts:
             part.on_train_start(trainer, pl_module)
+        self._attached.restore()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for part in self._parts:

@@ -97,6 +97,7 @@ class PortedAdapter:
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
+        self._is_attached = False  # to a ``fit`` that somebody else calls
 
     @property
     def process(self) -> Process:
@@ -153,9 +154,10 @@ class PortedAdapter:
             return {"datamodule": holder}
         return {"train_dataloaders": batches, "val_dataloaders": self._val_dataloaders}
 
-    def attach(self, run: Run, on_started: Callable[[], None]) -> list[Any]:
+    def attach(self, run: Run) -> list[Any]:
         """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
-        leading, settling = self._first_and_last(run, on_started, on_epoch_told=lambda: None)
+        self._is_attached = True
+        leading, settling = self._first_and_last(run, on_started=lambda: None, on_epoch_told=lambda: None)
         return [
             leading,
             EpochMetrics(run.listeners),
@@ -211,7 +213,7 @@ class PortedAdapter:
         """Where `stop` cut it short, Lightning's own callbacks don't hear of it: a resumed run tells them its end."""
         if self._batches is not None and not self._latest.is_cut_short:
             self._batches.end_epoch()
-        if self._is_stopped:
+        if self._is_stopped and not self._is_attached:
             trainer: Any = self._trainer
             trainer.should_stop = True
             if self._latest.is_cut_short:
@@ -221,8 +223,11 @@ class PortedAdapter:
         """End training after this batch, or this epoch's end.
 
         Lightning isn't told before the epoch ends: else it would validate now, which a run that isn't stopped doesn't.
+        In a ``fit`` that somebody else calls it is, as by any callback.
         """
         self._is_stopped = True
+        if self._is_attached:
+            self._trainer.should_stop = True
 
     def _of_resumed(self, name: str) -> Any:
         assert self._resumed is not None

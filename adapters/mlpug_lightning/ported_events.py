@@ -41,8 +41,8 @@ class Settling(LastBridge):
         if self._heard:
             heard, self._heard = self._heard, ()
             tell(self._listeners, *heard)
-        self._latest.step_output = None
-        self._latest.chunks = []
+            self._latest.step_output = None
+            self._latest.chunks = []
 
     @property
     def is_settled(self) -> bool:
@@ -110,6 +110,7 @@ class Leading(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._settling.settle()  # where it isn't mlpug that asks for batches
         if self._keeps_buffers:
             self._kept_buffers.keep()
         self._steps_before = self._steps.completed

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlpug.chunks import Group
 from mlpug.datasets import random_states
-from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
+from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.datasets.kinds import check_same_kind, kind_of
 from mlpug.datasets.random_states import Snapshot
 from mlpug.datasets.shared_draws import SharedDraws
@@ -129,7 +129,7 @@ class Epochs:
         The host may have asked for one more.
         """
         if isinstance(self.dataset, DataOfHost):
-            return {"read_as": DataOfHost.__name__, "batches": num_trained}
+            return {"read_as": DataOfHost.__name__}
         kind = self._of_kind()
         in_epoch = min(num_trained * self._group_size, self._pulled - self._first_of_epoch)  # the last may be short
         batches = in_epoch + self._first_of_epoch if num_trained or not self._goes_on else self._pulled
@@ -166,7 +166,6 @@ class Epochs:
         """
         self._rest = random
         if state["read_as"] == DataOfHost.__name__:
-            check_is_between_epochs(state["batches"])
             self._has_started = False
             return
         check_same_kind(state["read_as"], self.dataset)

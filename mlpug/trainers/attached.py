@@ -49,6 +49,7 @@ class Attached:
         self.callbacks = list(callbacks)
         self.manager: TrainingManager | None = None
         self._run_log: Any = None
+        self._is_running = False
         self._state: dict[str, Any] | None = None
 
     @property
@@ -58,16 +59,27 @@ class Attached:
 
     def start(self, trainer: DefaultTrainer, num_epochs: int) -> Run:
         """A run begins: what its events are told to."""
+        self._is_running = True
         self.manager = TrainingManager(trainer, DataOfHost(), num_epochs=num_epochs, callbacks=self.callbacks)
         run = self.manager.attach()
         self._run_log = run.listeners[0]
         return run
 
+    def count_from(self, num_epochs: int, num_batches: int, num_in_epoch: int = 0) -> None:
+        """The host goes on where an earlier run was.
+
+        Args:
+            num_epochs: that are done.
+            num_batches: that are done, over all of training.
+            num_in_epoch: those of the epoch that goes on.
+        """
+        counts = {"completed_epochs": num_epochs, "batches_done": num_batches}
+        self._run_log.set_state({**self._run_log.get_state(), **counts, "first_batch": num_batches - num_in_epoch})
+
     def restore(self) -> None:
-        """When training has started: go on where a checkpoint of the host's was."""
+        """When training has started: callbacks go on where a checkpoint of the host's was."""
         if self._state is not None and self.manager is not None:
             state, self._state = self._state, None
-            self._run_log.set_state(state["run"])
             restore_logs(self.manager.logs, state["logs"])
             for callback in self.callbacks:
                 if callback.name in state["callbacks"]:
@@ -75,16 +87,15 @@ class Attached:
 
     def end(self, error: BaseException | None = None) -> None:
         """The run has ended, perhaps by an error."""
-        manager, self.manager = self.manager, None
-        if manager is not None:
-            manager.detach(error)
+        is_running, self._is_running = self._is_running, False
+        if is_running and self.manager is not None:
+            self.manager.detach(error)
 
     def get_state(self) -> dict[str, Any]:
-        """For a checkpoint of the host's own: where the run is, and what the callbacks keep, as plain data."""
+        """For a checkpoint of the host's own: logs, and what the callbacks keep, as plain data."""
         if self.manager is None:
             return {}
         return {
-            "run": self._run_log.get_state(),
             "logs": logs_to_plain(self.manager.logs),
             "callbacks": {callback.name: callback.get_state() for callback in self.callbacks},
         }

@@ -11,6 +11,7 @@ from mlpug import __version__
 from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import random_states
+from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
 from mlpug.datasets.epochs import Epochs
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
@@ -143,7 +144,9 @@ class RunState:
                 f"{name} is of a run that has completed {run['completed_epochs']} epochs, and num_epochs is "
                 f"{self._num_epochs}: num_epochs counts from the beginning of training, so it can't be smaller."
             )
-        if run["batches_done"] > run["first_batch"]:
+        if state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
+            check_is_between_epochs(run["batches_done"] - run["first_batch"])
+        elif run["batches_done"] > run["first_batch"]:
             self._check_place_in_data(found, name)
         _warn_of_other_versions(found["versions"], name)
 

@@ -1,6 +1,5 @@
 """A compiled model that mlpug trains is what its own ``fit`` makes of it."""
 
-import keras
 import numpy as np
 import pytest
 from compiled_models import (
