@@ -17,7 +17,14 @@ from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
-from mlpug_keras.native_callbacks import RunningLoss, check_native, is_native, monitored_besides, settle_modes
+from mlpug_keras.native_callbacks import (
+    RunningLoss,
+    check_can_save,
+    check_native,
+    is_native,
+    monitored_besides,
+    settle_modes,
+)
 from mlpug_keras.optimizers import Optimizers
 from mlpug_keras.precision import computes_in_float16, set_precision
 from mlpug_keras.signature import accepted
@@ -113,6 +120,7 @@ class KerasAdapter:
         """Let Keras train."""
         model = self._model
         natives = [listener for listener in run.listeners if is_native(listener)]
+        check_can_save(natives, model.saved)
         settle_modes(natives)
         model.latest.running_loss = RunningLoss(self.to_host) if natives else None
         feed = Feed(

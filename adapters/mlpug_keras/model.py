@@ -103,17 +103,27 @@ class TrainingModel(keras.Model):
         if name != "_jax_state":
             super().__setattr__(name, value)
 
+    @property
+    def saved(self) -> Any:
+        """What is used after training: the one model component, or the training model where there are several."""
+        return self._saved.layer
+
     def save(self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **options: Any) -> None:
-        """Save what is used after training: the one model component, or the training model where there are several."""
-        self._saved.layer.save(filepath, overwrite=overwrite, zipped=zipped, **options)
+        """Save what is used after training, and not this wrapper of it."""
+        self._ready_to_be_saved().save(filepath, overwrite=overwrite, zipped=zipped, **options)
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **options: Any) -> None:
-        """Save the weights of what `save` would save."""
-        self._saved.layer.save_weights(filepath, overwrite=overwrite, **options)
+        """Save its weights."""
+        self._ready_to_be_saved().save_weights(filepath, overwrite=overwrite, **options)
 
     def load_weights(self, filepath: Any, **options: Any) -> None:
-        """Load what `save_weights` saved."""
-        self._saved.layer.load_weights(filepath, **options)
+        """Load its weights."""
+        self._ready_to_be_saved().load_weights(filepath, **options)
+
+    def _ready_to_be_saved(self) -> Any:
+        if self.saved is self.training_model:
+            self.training_model.built = True  # its layers are; only by its own `__call__` would Keras have noticed
+        return self.saved
 
     def get_metrics_result(self) -> dict[str, Any]:
         """None of Keras's: mlpug's metrics are in the logs."""

@@ -51,6 +51,18 @@ def monitored_besides(callbacks: Sequence[keras.callbacks.Callback]) -> set[str]
     return names
 
 
+def check_can_save(callbacks: Sequence[keras.callbacks.Callback], saved: Any) -> None:
+    """Refuse a callback that saves the model where that has nothing to save itself with."""
+    if isinstance(saved, keras.Model):
+        return
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            raise ConfigurationError(
+                f"{type(callback).__name__} saves a keras.Model, and the model component is a "
+                f"{type(saved).__name__}: make it a keras.Model, or take mlp.callbacks.CheckpointManager."
+            )
+
+
 _WRITES_LEARNING_RATE = (
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,

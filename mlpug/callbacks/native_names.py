@@ -130,19 +130,19 @@ class NativeLogs(dict[str, Any]):
 
     def keys(self) -> Any:
         """Those that iterating gives."""
-        return list(self)
+        return dict.fromkeys(self).keys()
 
     def values(self) -> Any:
         """In the order of `keys`."""
-        return [self[name] for name in self]
+        return self.copy().values()
 
     def items(self) -> Any:
         """In the order of `keys`."""
-        return [(name, self[name]) for name in self]
+        return self.copy().items()
 
     def copy(self) -> dict[str, Any]:
         """A dict of what iterating gives now."""
-        return dict(self.items())
+        return {name: self[name] for name in self}
 
     def freeze(self) -> None:
         """Keep what is shown now, and look no more: for when the moment is over, and somebody may hold on to it."""
