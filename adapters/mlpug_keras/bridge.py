@@ -182,8 +182,8 @@ class Callbacks(keras.callbacks.CallbackList):
         )
         self._at_batch_begin = _listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
         self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
-        natives = [listener for listener in run.listeners if is_native(listener)]
-        self._shows_batches = bool(_listening(natives, "on_train_batch_end", "on_batch_end"))
+        natives = [callback for callback in self.callbacks[1:] if not isinstance(callback, Bridge)]
+        self._natives_hear_of_batches = bool(_listening(natives, "on_train_batch_end", "on_batch_end"))
         self._feed = feed
         self._logs = run.logs
         self._running_loss = latest.running_loss
@@ -229,7 +229,7 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         batch += self._feed.first_batch
-        native_logs = self._native_logs(logs, within_epoch=True) if self._shows_batches else {}
+        native_logs = self._native_logs(logs, within_epoch=True) if self._natives_hear_of_batches else {}
         for hook in self._at_batch_end:
             hook(batch, native_logs)
         if isinstance(native_logs, NativeLogs) and getrefcount(native_logs) > 2:  # more than this function holds

@@ -187,7 +187,7 @@ class NativeLogs(dict[str, Any]):
                         yield from (f"{set_name}.{level}.{metric}" for metric in metrics)
 
     def _converted(self, value: Any) -> Any:
-        number = _number(value)
+        number = value if type(value) is float else _number(value)
         return value if number is None else self._convert(number)
 
 

@@ -49,7 +49,8 @@ class TrainingManager:
 
     Raises:
         ConfigurationError: an argument that can't work, a callback that is neither mlpug's nor native, a misspelled
-            hook, a metric path that nobody writes, or two callbacks whose state would collide.
+            hook, a metric path that nobody writes, a native callback's monitor that nobody publishes, or two callbacks
+            whose state would collide.
         DatasetError: the dataset is empty.
 
     >>> from mlpug.testing import GradientDescent, LinearRegression, fake_trainer

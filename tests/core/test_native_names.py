@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlpug.callbacks import TestMetricsLogger
 from mlpug.callbacks.native_names import NativeLogs, by_native_name, check_monitors, native_name
 from mlpug.errors import ConfigurationError
 from mlpug.logs import Lazy, Logs
+from mlpug.testing import FakeNativeCallback, GradientDescent, LinearRegression, fake_trainer
+from mlpug.trainers import TrainingManager
 
 
 @pytest.mark.parametrize(
@@ -182,3 +185,27 @@ def test_where_the_host_writes_metrics_itself_their_names_are_let_through(beginn
             check_monitors(callbacks, [], [], beginnings)
     else:
         check_monitors(callbacks, [], [], beginnings)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "logs_itself", "is_refused"),
+    [
+        ("val_loss", (), False),
+        ("validation.dataset.loss", (), False),
+        ("val_los", (), True),
+        ("val_los", ("validation.dataset",), False),
+    ],
+)
+def test_a_monitor_is_checked_when_the_manager_is_made(evaluator, monitor, logs_itself, is_refused):
+    stopping = FakeNativeCallback(hear=print)
+    stopping.monitor = monitor
+    model = LinearRegression(num_features=2)
+    trainer = fake_trainer(GradientDescent(model.parameters), model, logs_itself=logs_itself)
+    metrics = TestMetricsLogger([[1.0]], "validation", metric_evaluator=evaluator, batch_level=False)
+    if is_refused:
+        with pytest.raises(
+            ConfigurationError, match=r"'val_los', which nobody publishes\. Published are val_loss, and"
+        ):
+            TrainingManager(trainer, [1], callbacks=[metrics, stopping])
+    else:
+        TrainingManager(trainer, [1], callbacks=[metrics, stopping])
