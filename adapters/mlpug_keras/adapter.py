@@ -259,9 +259,9 @@ class KerasAdapter:
         if self._natives_to_load is not None:
             state, self._natives_to_load = self._natives_to_load, None
             load_native_state(self._listeners, state)
-            running_loss = self._model.latest.running_loss
-            if running_loss is not None and state["running_loss"] is not None:
-                running_loss.set_state(state["running_loss"])
+            running_loss, sums = self._model.latest.running_loss, state["running_loss"]
+            if running_loss is not None and sums is not None:
+                running_loss.set_state(sums)
 
 
 def _is_built(model: TrainingModel) -> bool:

@@ -213,12 +213,13 @@ class Callbacks(keras.callbacks.CallbackList):
         if self._on_epoch_logs is not None:
             self._on_epoch_logs(logs)
         tells_natives = self._feed.is_epoch_completed or self._on_cut_short()
-        self._logs_of_epoch = self._native_logs(logs, within_epoch=False)
+        native_logs = self._native_logs(logs, within_epoch=False)
         for callback in self.callbacks[1:]:
             if tells_natives or isinstance(callback, Bridge):
-                callback.on_epoch_end(epoch, self._logs_of_epoch)
-        if isinstance(self._logs_of_epoch, NativeLogs):
-            self._logs_of_epoch.freeze()  # which costs nothing more: Keras's history has read it
+                callback.on_epoch_end(epoch, native_logs)
+        if tells_natives and isinstance(native_logs, NativeLogs):
+            native_logs.freeze()  # which costs nothing more: Keras's history has read it
+            self._logs_of_epoch = native_logs
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if not self._feed.has_next():
