@@ -156,6 +156,12 @@ class Batches:
         """Lightning tells its sampler the epoch."""
         return getattr(self._processed().dataset, "batch_sampler", None)
 
+    def __getattr__(self, name: str) -> Any:
+        # Modules ask ``trainer.train_dataloader`` for its dataset or its batch size. Its state is mlpug's to keep.
+        if name.startswith("_") or name in ("state_dict", "load_state_dict"):
+            raise AttributeError(name)
+        return getattr(self._epochs.dataset, name)
+
     def _processed(self) -> Any:
         if not self._is_processed:
             self._is_processed = True

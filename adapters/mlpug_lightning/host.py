@@ -144,6 +144,11 @@ def is_combined(candidate: Any) -> bool:
     return isinstance(candidate, import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader)
 
 
+def fitting() -> Any:
+    """What Lightning calls the stage of ``fit``; it equals the text "fit"."""
+    return import_module(f"{pl.__name__}.trainer.states").TrainerFn.FITTING
+
+
 def barrier_before_data(trainer: Any) -> None:
     """Where several processes were started together, wait for all; those that Lightning starts come later."""
     environment = getattr(trainer.strategy, "cluster_environment", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -59,6 +60,11 @@ def ported_adapter(
         raise ConfigurationError(
             f"from_lightning takes a {pl.__name__}.LightningModule, not {module!r}. A torch.nn.Module that computes a "
             "loss is trained by DefaultTrainer(optimizers=...) and set_training_model."
+        )
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+        raise ConfigurationError(
+            f"{type(module).__name__}.training_step takes dataloader_iter, and would ask for batches itself, of which "
+            "nobody else would hear. Let it take (batch, batch_idx)."
         )
     if trainer.accumulate_grad_batches != 1:
         raise ConfigurationError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mlpug.errors import ConfigurationError
-from mlpug_lightning.host import barrier_before_data, combined_loader, is_combined, pl
+from mlpug_lightning.host import barrier_before_data, combined_loader, fitting, is_combined, pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _prepared_loader(holder: Any, trainer: pl.Trainer) -> Any:
     if is_first:
         holder.prepare_data()
     barrier_before_data(trainer)
-    holder.setup(stage="fit")
+    holder.setup(stage=fitting())
     return holder.train_dataloader()
 
 

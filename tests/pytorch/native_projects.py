@@ -66,7 +66,9 @@ class Classifier(pl.LightningModule):
         return nn.functional.cross_entropy(self.net(x), y)
 
     def see(self, what, value):
-        self.seen.append((what, float(value), self.trainer.optimizers[0].param_groups[0]["lr"]))
+        self.seen.append(
+            (what, float(torch.as_tensor(value).detach()), self.trainer.optimizers[0].param_groups[0]["lr"])
+        )
 
     def training_step(self, batch, batch_idx):
         loss = self.loss(batch)
