@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from mlpug.adapter import Process, Run, StepOutput
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
-from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
 from mlpug_lightning.adapter import Native
@@ -25,6 +23,7 @@ from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import show_metrics
 from mlpug_lightning.ported_chunks import Chunks
 from mlpug_lightning.ported_data import Source, source_of
+from mlpug_lightning.ported_evaluation import evaluated
 from mlpug_lightning.ported_events import (
     AtFitStart,
     EpochMetrics,
@@ -145,6 +144,8 @@ class PortedAdapter:
         chunks = Chunks(run.chunks_of, self._latest, trainer, self._module)
         try:
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
+                self._module.trainer = trainer
+                self._module.configure_model()
                 load_component_state(self._module, self._of_resumed("model")["model"], "model", same_dtypes=True)
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
                 return
@@ -269,19 +270,7 @@ class PortedAdapter:
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
-        module: Any = self._module
-        if type(module).validation_step is pl.LightningModule.validation_step:
-            raise ConfigurationError(
-                f"{type(module).__name__} has no validation_step to evaluate a batch by: write one that returns the "
-                "loss, or give the MetricEvaluator a model_evaluate_func."
-            )
-        precision = self._trainer.precision_plugin
-        module.trainer = self._trainer
-        batch = module._on_before_batch_transfer(precision.convert_input(batch), dataloader_idx=0)
-        batch = module._apply_batch_transfer_handler(batch, device=module.device, dataloader_idx=0)
-        with _evaluating(module), torch.no_grad(), precision.val_step_context():
-            returned = module.validation_step(batch, 0)
-        return as_step_output(returned, batch)
+        return evaluated(self._trainer, self._module, self._source.holder, batch)
 
     def to_host(self, tree: Any) -> Any:
         """Tensors as numpy arrays and numbers."""
@@ -360,18 +349,3 @@ def _validation_logs(run: Run, names: Sequence[str]) -> None:
 
 def _numbered(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.optim.Optimizer]:
     return {f"optimizer_{number}": optimizer for number, optimizer in enumerate(optimizers)}
-
-
-@contextmanager
-def _evaluating(module: Any) -> Iterator[None]:
-    """In eval mode, where it isn't in that already, and without a log."""
-    training_parts = [part for part in module.modules() if part.training]
-    for part in training_parts:
-        part.training = False
-    module.log = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        del module.log
-        for part in training_parts:
-            part.training = True

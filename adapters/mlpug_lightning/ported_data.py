@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mlpug.errors import ConfigurationError
+from mlpug.validation import known_length
 from mlpug_lightning.host import barrier_before_data, combined_loader, fitting, is_combined, pl
 
 
@@ -88,6 +89,17 @@ class Together:
         # Lightning's own is known only once there are iterators, each of which would draw a seed.
         lengths = [len(loader) for loader in self._combined.flattened]
         return min(lengths) if self._combined._mode == "min_size" else max(lengths)
+
+    def why_not_again(self) -> str | None:
+        """Where a loader begins anew within an epoch."""
+        lengths = [known_length(loader) for loader in self._combined.flattened]
+        if self._combined._mode != "max_size_cycle" or len(set(lengths)) == 1:
+            return None
+        return (
+            f"The training loaders have {lengths} batches, and the shorter ones begin anew within an epoch, with "
+            "random numbers that a resumed run doesn't have there: it gets other batches than this one would have had. Give "
+            "TrainingManager(..., seed=...), or loaders of one length."
+        )
 
     def process(self, processed: Callable[[Any], Any]) -> None:
         """Replace each loader by what is made of it."""

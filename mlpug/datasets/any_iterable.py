@@ -31,9 +31,11 @@ class AnyIterable:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self.draws_alone = False  # from random numbers of its own, which come from a seed
 
     def seed(self, seed: int) -> None:
         """Make what it draws from no generator of Python a function of the seed, before the first round."""
+        self.draws_alone = True
 
     def before_round(self, seed_from_round: Any) -> None:
         """A round begins, and the one before has ended."""
@@ -79,8 +81,12 @@ class AnyIterable:
         """Let go of what loads the batches, such as processes."""
 
     def why_not_again(self) -> str | None:
-        """What a resumed run can't give again as it was, and the cure; None: nothing."""
-        return None
+        """What a resumed run can't give again as it was, and the cure; None: nothing.
+
+        A host's own dataset knows best.
+        """
+        own = getattr(self.dataset, "why_not_again", None)
+        return None if own is None or self.draws_alone else own()
 
 
 def tensor_to_plain(value: Any) -> Any:

@@ -97,7 +97,7 @@ class Epochs:
         done = 0
         ahead: list[Any] = []
         has_begun, self._has_begun = self._has_begun, False
-        if has_begun:
+        if has_begun and self._stream is None:
             assert self._starts is not None
             self._starts = self._starts[0], random_states.capture()  # others may have drawn since it was made
         if self._resumed is not None:
