@@ -247,8 +247,11 @@ class NativeRun:
 class PortedRun:
     """By mlpug."""
 
-    def __init__(self, mlp, make, data, callbacks=(), num_epochs=NUM_EPOCHS, folder=None, natives=(), **options):
-        keras.utils.set_random_seed(5)
+    def __init__(
+        self, mlp, make, data, callbacks=(), num_epochs=NUM_EPOCHS, folder=None, natives=(), seed=5, **options
+    ):
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
         self.model = make()
         self.trainer = mlp.trainers.DefaultTrainer.from_keras(self.model, **options)
         self.logs, self.ours = NativeLogs(), OurLogs()

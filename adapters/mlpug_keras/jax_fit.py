@@ -36,6 +36,14 @@ def sync(model: keras.Model) -> None:
     model.jax_state_sync()
 
 
+def seed() -> None:
+    """JAX has no seed of its own that anything is drawn from."""
+
+
+def set_seed(seed: None) -> None:
+    """There is none."""
+
+
 def learning_rate(model: keras.Model) -> float:
     """That of the next step, without writing all values into the variables."""
     state = getattr(model, "_jax_state", None)

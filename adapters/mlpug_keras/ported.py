@@ -224,6 +224,7 @@ class PortedAdapter:
             )
 
     def _publish_batch(self) -> None:
+        self._state.go_on()
         output = self._step.latest.step_output
         assert output is not None
         loss = output.loss

@@ -41,9 +41,12 @@ class PortedState:
         """Validation begins, which uses the variables of the metrics for itself."""
         self._kept_metrics = self._metrics()
 
-    def load_metrics(self) -> None:
-        """An epoch begins, and has reset the metrics: give a resumed one its running sums."""
+    def go_on(self) -> None:
+        """The variables hold the metrics of the training data again."""
         self._kept_metrics = None
+
+    def load_metrics(self) -> None:
+        """The metrics were reset, the first time because an epoch begins: give a resumed one its running sums."""
         values, self._metrics_to_load = self._metrics_to_load, []
         if values:
             for variable, value in zip(self._model.metrics_variables, values, strict=True):
@@ -69,6 +72,7 @@ class PortedState:
                 "metrics": {str(number): value for number, value in enumerate(metrics)},
                 "logs": to_plain(map_leaves(_as_numbers, dict(logs))),
                 "draws_to_build": getattr(data, "draws_to_build", False),
+                "seed": host.seed(),
             },
         }
 
@@ -98,6 +102,7 @@ class PortedState:
         for name, optimizer in optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
         self._batch, self._metrics_to_load = from_plain(own["batch"]), metrics
+        host.set_seed(own["seed"])
         if hasattr(data, "draws_to_build"):
             data.draws_to_build = own["draws_to_build"]
         logs: dict[str, Any] = from_plain(own["logs"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from mlpug.trees import map_leaves
 from mlpug_keras.batch_loss import BatchLoss
@@ -38,6 +39,18 @@ def rebuild(model: keras.Model, batch: Any) -> None:
 
 def sync(model: keras.Model) -> None:
     """The variables have the latest values."""
+
+
+def seed() -> int | None:
+    """TensorFlow's, from which the order of arrays is drawn; None where nobody has set it."""
+    found: int | None = context.global_seed()
+    return found
+
+
+def set_seed(seed: int | None) -> None:
+    """Make it what it was in the run that is resumed."""
+    if seed != context.global_seed():
+        tf.random.set_seed(seed)
 
 
 def learning_rate(model: keras.Model) -> float:
