@@ -97,7 +97,7 @@ class Together:
             return None
         return (
             f"The training loaders have {lengths} batches, and the shorter ones begin anew within an epoch, with "
-            "random numbers that a resumed run doesn't have there: it gets other batches than this one would have had. Give "
+            "random numbers that a resumed run doesn't have there: it gets other batches than this one. Give "
             "TrainingManager(..., seed=...), or loaders of one length."
         )
 
