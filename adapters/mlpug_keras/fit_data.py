@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weigh
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug_keras.batches import to_native
 
+_host = import_module(f"mlpug_keras.{keras.config.backend()}_fit")
 _FORMS = "(x,), (x, y) or (x, y, sample_weight)"
 
 
@@ -113,7 +115,7 @@ class ArrayBatches:
         return keras.tree.map_structure(lambda array: _taken(array, places), self._arrays, none_is_leaf=False)
 
     def _drawn(self) -> Any:
-        if _tensorflow_draws() and self._own.bit_generator.state == self._unseeded:
+        if _host.draws_from_seed() and self._own.bit_generator.state == self._unseeded:
             numbers = ArrayDataAdapter(np.arange(self._num_samples), batch_size=self.batch_size, shuffle=self._shuffle)
             return np.concatenate([batch.numpy() for batch in numbers.get_tf_dataset()])
         if self._shuffle != "batch":
@@ -217,12 +219,3 @@ def _taken(array: Any, places: Any) -> Any:
     if keras.config.backend() == "jax":
         return array.convert_to_jax_compatible(part)
     return part if hasattr(part, "_type_spec") else array.convert_to_numpy(part)
-
-
-def _tensorflow_draws() -> bool:
-    """Whether ``fit`` would draw the order from TensorFlow's seed: then it is the same in every epoch."""
-    if keras.config.backend() != "tensorflow":
-        return False
-    from tensorflow.python.eager import context
-
-    return context.global_seed() is not None

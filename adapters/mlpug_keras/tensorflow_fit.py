@@ -18,6 +18,11 @@ from mlpug_keras.model import Latest
 Train = Callable[[Callable[[Any], Any]], Any]
 
 
+def draws_from_seed() -> bool:
+    """Whether ``fit`` would draw the order of arrays from TensorFlow's seed: then it is the same in every epoch."""
+    return context.global_seed() is not None
+
+
 def needs_batch(model: keras.Model) -> bool:
     """Whether ``fit`` would take a batch to build the model with, before anything else."""
     return model._distribute_strategy is not None

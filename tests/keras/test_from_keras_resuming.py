@@ -124,7 +124,7 @@ def test_an_error_in_the_step_leaves_the_batch_before(backend, tmp_path):
         return [*batches()[:3], (x[:, :3], y)]
 
     ended = PortedRun(backend.mlp, sequential, with_a_bad_batch, folder=tmp_path, num_epochs=1)
-    with pytest.raises(Exception, match="(?i)shape|axis|incompatible"):
+    with pytest.raises(Exception, match=r"(?i)shape|axis|incompatible"):
         ended.start()
     path, is_last_after = ended.keeper.saved[-1]
     assert is_last_after == 4  # the batch that failed had started
