@@ -259,7 +259,7 @@ class KerasAdapter:
         if self._natives_to_load is not None:
             state, self._natives_to_load = self._natives_to_load, None
             load_native_state(self._listeners, state)
-            running_loss, sums = self._model.latest.running_loss, state["running_loss"]
+            running_loss, sums = self._model.latest.running_loss, state.get("running_loss")
             if running_loss is not None and sums is not None:
                 running_loss.set_state(sums)
 
