@@ -1,0 +1,90 @@
+"""The Lightning project and what it has become with mlpug: the same numbers, and it goes on when it was ended."""
+
+import csv
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+import torch
+from scripts import Signal, run_script
+
+import mlpug.pytorch as mlp
+
+FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "port_lightning"
+BATCHES = 38  # in an epoch
+NUM_EPOCHS = 20
+
+
+def run(script, output, **options):
+    return run_script(FOLDER / f"{script}.py", "--epochs", NUM_EPOCHS, "--output", output, **options)
+
+
+def rows(output, version=0):
+    """What Lightning's CSVLogger wrote: texts, so that no digit is lost."""
+    with open(output / "lightning_logs" / f"version_{version}" / "metrics.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def numbered(table, step):
+    """Those rows that belong to batches from this one on; the last are of the test, which the CSVLogger puts at the end."""
+    return [row for row in table if int(row["step"]) >= step]
+
+
+def checkpoint(output, name):
+    return mlp.load_model_checkpoint(output / f"digits-{name}-model-checkpoint.safetensors")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What each of the two wrote, never stopped."""
+    outputs = {name: tmp_path_factory.mktemp(name) for name in ("before", "after")}
+    for name, output in outputs.items():
+        ran = run(name, output)
+        assert ran.returncode == 0, ran.stderr
+    return outputs
+
+
+def test_both_log_the_same(runs):
+    before, after = rows(runs["before"]), rows(runs["after"])
+    assert before == after
+    num_epochs = len([row for row in before if row["val_loss"]])
+    assert 5 < num_epochs < NUM_EPOCHS  # EarlyStopping has stopped both
+    assert len([row for row in before if row["train_loss"]]) == num_epochs * BATCHES
+    assert float(before[-1]["test_acc"]) > 0.85
+
+
+def test_the_best_model_is_the_one_that_lightning_keeps(runs):
+    (path,) = runs["before"].glob("epoch=*.ckpt")
+    native, ours = torch.load(path), checkpoint(runs["after"], "best")
+    assert native["state_dict"].keys() == ours.components["model"].keys()
+    for name, weight in native["state_dict"].items():
+        np.testing.assert_array_equal(ours.components["model"][name], weight)
+    assert (ours.epoch, ours.global_iter) == (native["epoch"], native["global_step"])
+
+
+ENDS = {
+    "killed in a batch": (Signal("digits.DigitClassifier.training_step", 3 * BATCHES + 20, signal.SIGKILL), -9, 3, 0),
+    # Of 10 batches, and 2 of them before training.
+    "killed in a validation": (Signal("digits.DigitClassifier.validation_step", 2 + 35, signal.SIGKILL), -9, 3, 0),
+    "asked to end": (Signal("digits.DigitClassifier.training_step", 3 * BATCHES + 20, signal.SIGTERM), 143, 3, 20),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_started_again_it_goes_on_as_if_nothing_had_been(runs, tmp_path, end):
+    sent, status, epochs, batches = ENDS[end]
+    ended = run("after", tmp_path, sent=sent)
+    assert ended.returncode == status, ended.stderr
+
+    resumed = run("after", tmp_path)
+
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{epochs} epochs and {batches} batches are done" in resumed.stdout
+    # Lightning's CSVLogger begins another file.
+    assert rows(tmp_path, version=1) == numbered(rows(runs["after"]), step=epochs * BATCHES + batches)
+    for name in ("best", "latest"):
+        expected, found = checkpoint(runs["after"], name), checkpoint(tmp_path, name)
+        assert (found.epoch, found.global_iter) == (expected.epoch, expected.global_iter)
+        for weight, array in expected.components["model"].items():
+            np.testing.assert_array_equal(found.components["model"][weight], array)
