@@ -2,44 +2,66 @@
 
 import dataclasses
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
 ENDING_ITSELF = """
-import os, runpy, sys
-path, module, class_name, method, calls, signal, *arguments = sys.argv[1:]
+import operator, os, runpy, sys
+path, place, calls, signal, *arguments = sys.argv[1:]
 sys.argv = [path, *arguments]
 sys.path.insert(0, os.path.dirname(path))
 script = runpy.run_path(path)
-owner = getattr(sys.modules[module], class_name)
-original, calls = getattr(owner, method), int(calls)
+module, *owners, name = place.split(".")
+owner = operator.attrgetter(".".join(owners))(sys.modules[module]) if owners else sys.modules[module]
+original, calls = getattr(owner, name), int(calls)
 
-def counting(*arguments):
+def counting(*arguments, **more):
     global calls
     calls -= 1
     if calls == 0:
         os.kill(os.getpid(), int(signal))
-    return original(*arguments)
+    return original(*arguments, **more)
 
-setattr(owner, method, counting)
+setattr(owner, name, counting)
 script["main"]()
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signal:
-    """Sent by a script to itself, where it calls a method for the n-th time."""
+    """Sent by a script to itself, where it calls a function or a method for the n-th time."""
 
-    method: str  # module.Class.method
+    place: str  # module.function, or module.Class.method
     calls: int
     number: int
 
 
-def run_script(path, *arguments, sent=None, seconds=100):
-    """The script in ``path``, which has a ``main()``, to its end."""
+def copy_example(name, folder, script, replaced):
+    """A copy of the example of this name, in whose script some texts, which are there once, are replaced.
+
+    Returns:
+        The path of the script.
+    """
+    shutil.copy(EXAMPLES / "data.py", folder)
+    shutil.copytree(EXAMPLES / name, folder / name)
+    path = folder / name / script
+    code = path.read_text(encoding="utf-8")
+    for old, new in replaced.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    path.write_text(code, encoding="utf-8")
+    return path
+
+
+def run_script(path, *arguments, sent=None, variables=None, seconds=140):
+    """The script in ``path``, to its end. Where it is sent a signal, it has a ``main()``."""
     command = [sys.executable, path]
     if sent is not None:
-        command = [sys.executable, "-c", ENDING_ITSELF, path, *sent.method.split("."), sent.calls, int(sent.number)]
+        command = [sys.executable, "-c", ENDING_ITSELF, path, sent.place, sent.calls, int(sent.number)]
     # Not what the developer's shell says: what somebody sees who set nothing.
     unset = ("TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND", "PYTHONWARNINGS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
@@ -48,5 +70,5 @@ def run_script(path, *arguments, sent=None, seconds=100):
         capture_output=True,
         text=True,
         timeout=seconds,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1", **(variables or {})},
     )

@@ -1,17 +1,19 @@
 """The Lightning project and what it has become with mlpug: the same numbers, and it goes on when it was ended."""
 
 import csv
-import pathlib
 import signal
 
 import numpy as np
 import pytest
 import torch
-from scripts import Signal, run_script
+from portable_example import assert_same_models, check_portable_example
+from scripts import EXAMPLES, Signal, run_script
 
 import mlpug.pytorch as mlp
 
-FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "port_lightning"
+pytestmark = pytest.mark.timeout(300)  # each runs several scripts, which load Lightning
+
+FOLDER = EXAMPLES / "port_lightning"
 BATCHES = 38  # in an epoch
 NUM_EPOCHS = 20
 
@@ -24,11 +26,6 @@ def rows(output, version=0):
     """What Lightning's CSVLogger wrote: texts, so that no digit is lost."""
     with open(output / "lightning_logs" / f"version_{version}" / "metrics.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def numbered(table, step):
-    """Those rows that belong to batches from this one on; the last are of the test, which the CSVLogger puts at the end."""
-    return [row for row in table if int(row["step"]) >= step]
 
 
 def checkpoint(output, name):
@@ -63,28 +60,28 @@ def test_the_best_model_is_the_one_that_lightning_keeps(runs):
     assert (ours.epoch, ours.global_iter) == (native["epoch"], native["global_step"])
 
 
-ENDS = {
-    "killed in a batch": (Signal("digits.DigitClassifier.training_step", 3 * BATCHES + 20, signal.SIGKILL), -9, 3, 0),
-    # Of 10 batches, and 2 of them before training.
-    "killed in a validation": (Signal("digits.DigitClassifier.validation_step", 2 + 35, signal.SIGKILL), -9, 3, 0),
-    "asked to end": (Signal("digits.DigitClassifier.training_step", 3 * BATCHES + 20, signal.SIGTERM), 143, 3, 20),
+ENDS = {  # how: the signal, the exit status, and the number of batches that aren't trained again
+    "killed in a batch": (Signal("digits.DigitClassifier.training_step", 3 * BATCHES + 20, signal.SIGKILL), -9, 114),
+    # A validation has 10 batches, and 2 come before training.
+    "killed in a validation": (Signal("digits.DigitClassifier.validation_step", 2 + 35, signal.SIGKILL), -9, 114),
+    "asked to end": (Signal("digits.DigitClassifier.training_step", 3 * BATCHES + 20, signal.SIGTERM), 143, 134),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_started_again_it_goes_on_as_if_nothing_had_been(runs, tmp_path, end):
-    sent, status, epochs, batches = ENDS[end]
+    sent, status, num_done = ENDS[end]
     ended = run("after", tmp_path, sent=sent)
     assert ended.returncode == status, ended.stderr
 
     resumed = run("after", tmp_path)
 
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{epochs} epochs and {batches} batches are done" in resumed.stdout
+    assert f"3 epochs and {num_done} batches are done" in resumed.stdout
     # Lightning's CSVLogger begins another file.
-    assert rows(tmp_path, version=1) == numbered(rows(runs["after"]), step=epochs * BATCHES + batches)
-    for name in ("best", "latest"):
-        expected, found = checkpoint(runs["after"], name), checkpoint(tmp_path, name)
-        assert (found.epoch, found.global_iter) == (expected.epoch, expected.global_iter)
-        for weight, array in expected.components["model"].items():
-            np.testing.assert_array_equal(found.components["model"][weight], array)
+    assert rows(tmp_path, version=1) == [row for row in rows(runs["after"]) if int(row["step"]) >= num_done]
+    assert_same_models(mlp, tmp_path, runs["after"])
+
+
+def test_the_portable_script_goes_on_too(tmp_path):
+    check_portable_example(mlp, tmp_path, replaced={})
