@@ -15,7 +15,8 @@ from mlpug.plain import from_plain, to_plain
 from mlpug_keras.arrays import as_array, as_value
 from mlpug_keras.components import component_variables
 
-_HOSTS_OWN = ("_model", "model", "params", "validation_data")  # of a callback, set anew by Keras
+# Of a callback, set anew by Keras; the last one by CSVLogger, which looks whether its file is there already.
+_HOSTS_OWN = ("_model", "model", "params", "validation_data", "append_header")
 
 
 def model_state(training_model: Any, components: Mapping[str, Any]) -> dict[str, Any]:
