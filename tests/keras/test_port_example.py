@@ -9,6 +9,8 @@ import pytest
 from portable_example import assert_same_models, check_portable_example
 from scripts import Signal, copy_example, run_script
 
+from mlpug import checkpoints
+
 pytestmark = pytest.mark.timeout(300)  # each runs several scripts, which load TensorFlow or JAX
 
 NUM_EPOCHS = 20
@@ -97,3 +99,23 @@ def test_the_portable_script_goes_on_too(backend, name, tmp_path):
         "from digits_on_pytorch": "from digits_on_keras",
     }
     check_portable_example(backend.mlp, tmp_path, backend_and_model)
+
+
+ADDED = """
+        mlp.callbacks.as_native(mlp.callbacks.CheckpointManager(options.output, "digits", batch_level=False)),"""
+
+
+def test_with_one_line_before_has_checkpoints_too_and_the_same_losses(backend, name, runs, tmp_path):
+    replaced = {
+        "import keras\nfrom": f"import mlpug.{name} as mlp\nimport keras\nfrom",
+        "callbacks = [": f"callbacks = [{ADDED}",
+    }
+    script = copy_example("port_keras", tmp_path, "before.py", replaced)
+    output = tmp_path / "output"
+    ran = run_script(script, "--epochs", NUM_EPOCHS, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    native, of_test_set = runs["before"]
+    assert log(output) == log(native)
+    assert ran.stdout.splitlines()[-1] == of_test_set
+    assert_same_models(backend.mlp, output, runs["after"][0])
+    assert checkpoints.describe(output / "digits-training-checkpoint.safetensors").description["kind"] == "training"
