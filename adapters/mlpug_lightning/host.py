@@ -149,6 +149,11 @@ def fitting() -> Any:
     return import_module(f"{pl.__name__}.trainer.states").TrainerFn.FITTING
 
 
+def mid_evaluation() -> Any:
+    """What Lightning notes in a loop whose validation has to be run once more before it trains on."""
+    return import_module(f"{pl.__name__}.loops.evaluation_loop").RestartStage.RESTARTED_MID_EVALUATION
+
+
 def barrier_before_data(trainer: Any) -> None:
     """Where several processes were started together, wait for all; those that Lightning starts come later."""
     environment = getattr(trainer.strategy, "cluster_environment", None)

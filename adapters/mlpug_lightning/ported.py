@@ -40,6 +40,7 @@ from mlpug_lightning.ported_state import (
     load_when_started,
     start_counting,
 )
+from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.state import check_optimizers, load_optimizer_state, optimizer_state
 
 _VALIDATION = "validation.dataset"
@@ -98,11 +99,13 @@ class PortedAdapter:
         self._latest = Latest()
         self._settling: Settling | None = None
         self._leading: Leading | None = None
+        self._before_validation = BeforeValidation(module, None)
         self._batches: Batches | None = None
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
         self._is_attached = False  # to a ``fit`` that somebody else calls
+        self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
 
     @property
     def process(self) -> Process:
@@ -132,10 +135,11 @@ class PortedAdapter:
     def fit(self, run: Run) -> None:
         """Let Lightning train."""
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
-        self._latest, self._is_stopped = Latest(), False
+        self._latest, self._is_stopped, self._at_cut = Latest(), False, None
         self._first_epoch = trainer.current_epoch
         own = trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps
         trainer.callbacks = self._callbacks(run, own_callbacks=own[0])
+        self._before_validation = BeforeValidation(self._module, run.dataset)
         self._batches = batches = Batches(run.dataset, trainer, before_fetch=self._goes_on)
         self._start_counting(run)
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
@@ -149,11 +153,14 @@ class PortedAdapter:
                 load_component_state(self._module, self._of_resumed("model")["model"], "model", same_dtypes=True)
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
                 return
-            with unwrapped(), running(trainer), self._source.giving(batches), chunks.used():
+            before = self._before_validation.noted()
+            with unwrapped(), running(trainer), self._source.giving(batches), chunks.used(), before:
                 trainer.fit(self._module, **self._data(batches))
         finally:
             trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps = own
             self._resumed = None
+            if vars(self._module).get("on_train_epoch_end") is _nothing:
+                del self._module.on_train_epoch_end
 
     def _data(self, batches: Batches) -> dict[str, Any]:
         holder = self._source.holder
@@ -167,7 +174,7 @@ class PortedAdapter:
         leading, settling = self._first_and_last(run, on_started=lambda: None, on_epoch_told=lambda: None)
         return [
             leading,
-            EpochMetrics(run.listeners),
+            EpochMetrics(run.listeners, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest),
             settling,
         ]
@@ -183,7 +190,7 @@ class PortedAdapter:
             leading,
             AtFitStart(partial(self._before_hooks, trainer)),
             *own_callbacks,
-            (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners),
+            (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
             AtFitStart(partial(self._after_hooks, trainer)),
             settling,
@@ -202,6 +209,7 @@ class PortedAdapter:
             self._module,
             is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
             moments=Moments(on_started, partial(_validation_logs, run), self._epoch_ends),
+            keeps=run.listeners[-1].is_asked_for,  # else nobody takes a state, also not after an error
         )
         return self._leading, self._settling
 
@@ -214,17 +222,27 @@ class PortedAdapter:
         """Before each batch is asked for, when Lightning is done with the one before."""
         assert self._settling is not None
         self._settling.settle()
+        self._before_validation.forget()
+        if self._is_stopped:
+            self._cut_short()
         return not self._is_stopped
 
+    def _cut_short(self) -> None:
+        """A stop ends an epoch before its last batch: a resumed run goes on from here, and tells its end then.
+
+        Neither the module nor Lightning's own callbacks hear of it as of an epoch's end.
+        """
+        trainer: Any = self._trainer
+        self._at_cut = self._host_state()
+        self._module.on_train_epoch_end = _nothing  # type: ignore[method-assign]  # until `fit` ends
+        trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
+
     def _epoch_ends(self) -> None:
-        """Where `stop` cut it short, Lightning's own callbacks don't hear of it: a resumed run tells them its end."""
         if self._batches is not None and not self._latest.is_cut_short:
             self._batches.end_epoch()
         if self._is_stopped and not self._is_attached:
             trainer: Any = self._trainer
             trainer.should_stop = True
-            if self._latest.is_cut_short:
-                trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end.
@@ -266,7 +284,12 @@ class PortedAdapter:
         if not self._trainer.enable_validation:
             run.on_names_known(_VALIDATION, [])
         if self._resumed is not None:
-            load_when_started(self._trainer, self._module, self._of_resumed("lightning"), run.first_batch)
+            host = self._of_resumed("lightning")
+            load_when_started(self._trainer, self._module, host, run.first_batch)
+            if run.first_batch and host["loops"]["is_last_batch"] and self._batches is not None:
+                self._batches.end_epoch()  # before a validation draws: the data has the random state of the rest
+            if run.first_batch and not host["loops"]["is_settled"]:
+                self._before_validation.load(host["before_validation"])
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
@@ -291,12 +314,19 @@ class PortedAdapter:
     def state(self) -> dict[str, Any]:
         """Weights, optimizers, and what Lightning and the module have counted."""
         assert self._leading is not None
-        assert self._settling is not None
         check_is_whole(not self._leading.undo_step(self._trainer.global_step))
         return {
             "model": self.model_state(),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
-            "lightning": host_state(self._trainer, self._module, self._first_epoch, self._settling.is_settled),
+            "lightning": self._at_cut or self._host_state(),
+        }
+
+    def _host_state(self) -> dict[str, Any]:
+        assert self._settling is not None
+        is_settled = self._settling.is_settled
+        return {
+            **host_state(self._trainer, self._module, self._first_epoch, is_settled),
+            "before_validation": None if is_settled else self._before_validation.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -345,6 +375,10 @@ def _validation_logs(run: Run, names: Sequence[str]) -> None:
     except ConfigurationError as error:
         error.add_note("Known by Lightning's sanity check: num_sanity_val_steps=0 leaves it out where it logs less.")
         raise
+
+
+def _nothing() -> None:
+    """In the place of a hook."""
 
 
 def _numbered(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.optim.Optimizer]:

@@ -16,6 +16,7 @@ from mlpug_lightning.bridge import LastBridge, tell
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.module import Latest
+from mlpug_lightning.ported_kept import KeptLogs
 
 
 class Settling(LastBridge):
@@ -69,6 +70,7 @@ class Leading(pl.Callback):
         module: the user's.
         is_exhausted: whether the data of the epoch has come to its end.
         moments: what else is to be done.
+        keeps: whether a checkpoint may be asked for after an error in a step, which then must leave nothing behind.
     """
 
     is_of_mlpug = True
@@ -81,14 +83,16 @@ class Leading(pl.Callback):
         module: pl.LightningModule,
         is_exhausted: Callable[[], bool],
         moments: Moments,
+        keeps: bool,
     ) -> None:
         self._listeners = _of_mlpug(listeners)
         self._latest = latest
         self._settling = settling
-        self._kept_buffers = KeptBuffers(module)
+        self._module = module
+        self._keeps = keeps
+        self._kept: list[Any] = []
         self._is_exhausted = is_exhausted
         self._moments = moments
-        self._keeps_buffers = listeners[-1].is_asked_for  # else nobody takes a state, also not after an error
         self._steps: Any = None  # Lightning's count of updates
         self._steps_before = 0
         self._logged_at_steps: list[Any] = []  # of Lightning's results
@@ -102,6 +106,7 @@ class Leading(pl.Callback):
         self._steps = (
             automatic.optim_progress.optimizer.step.total if is_automatic else manual.optim_step_progress.total
         )
+        self._kept = [KeptBuffers(self._module), KeptLogs(trainer, self._module)] if self._keeps else []
         self._moments.on_started()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,8 +116,8 @@ class Leading(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._settling.settle()  # where it isn't mlpug that asks for batches
-        if self._keeps_buffers:
-            self._kept_buffers.keep()
+        for kept in self._kept:
+            kept.keep()
         self._steps_before = self._steps.completed
         self._latest.is_under_way = True
 
@@ -146,11 +151,12 @@ class Leading(pl.Callback):
         tell(self._listeners, "training_ended")
 
     def undo_step(self, num_steps: int) -> bool:
-        """Give the buffers their values from before a step that an error ended; False: the weights have moved."""
+        """Undo what a step left in buffers and logs that an error ended; False: the weights have moved."""
         if self._latest.is_under_way:
             if num_steps != self._steps_before:
                 return False
-            self._kept_buffers.put_back()
+            for kept in self._kept:
+                kept.put_back()
             self._latest.is_under_way = False
         return True
 
@@ -170,11 +176,12 @@ class EpochMetrics(pl.Callback):
 
     is_of_mlpug = True
 
-    def __init__(self, listeners: Sequence[Any]) -> None:
+    def __init__(self, listeners: Sequence[Any], latest: Latest) -> None:
         self._listeners = _of_mlpug(listeners)
+        self._latest = latest
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if metrics := epoch_metrics(trainer):
+        if not self._latest.is_cut_short and (metrics := epoch_metrics(trainer)):
             tell(self._listeners, "metrics_logged", "training.epoch", metrics)
 
 

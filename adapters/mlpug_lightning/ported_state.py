@@ -11,7 +11,7 @@ import torchmetrics
 from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
-from mlpug_lightning.host import new_result, pl
+from mlpug_lightning.host import mid_evaluation, new_result, pl
 from mlpug_lightning.state import load_native_state, loop_state, native_state, start_loops_at
 
 _SHOWN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")  # of the logger connector
@@ -112,7 +112,7 @@ def load_when_started(
     if state["loops"]["is_settled"]:
         loop._should_check_val_fx = _Once(loop)
     else:
-        loop.val_loop._restarting, loop.val_loop._restart_stage = False, _mid_evaluation(loop)
+        loop.val_loop._restarting, loop.val_loop._restart_stage = False, mid_evaluation()
 
 
 class _Once:
@@ -127,10 +127,6 @@ class _Once:
     def __call__(self, data_fetcher: Any) -> bool:
         del self._loop._should_check_val_fx  # the method is seen again
         return False
-
-
-def _mid_evaluation(loop: Any) -> Any:
-    return type(loop.val_loop._restart_stage).RESTARTED_MID_EVALUATION
 
 
 def _own(shown: dict[str, Any]) -> dict[str, Any]:

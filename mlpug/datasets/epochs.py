@@ -40,6 +40,8 @@ class Epochs:
         keeps_states: whether `state` will be asked for.
         fetches_ahead: whether the host asks for each batch before the one before it is trained on, where nobody knows
             which is the last: a resumed run gets that batch as it was.
+        goes_on_from_here: whether a resumed run has done something since that draws, which the stopped one had not
+            finished: the random state stays as it is.
 
     >>> epochs = Epochs(iter("abcde"), num_batches_per_epoch=2)
     >>> list(epochs), list(epochs), list(epochs)
@@ -52,6 +54,7 @@ class Epochs:
         self.dataset = dataset
         self.keeps_states = False
         self.fetches_ahead = False
+        self.goes_on_from_here = False
         self._group_size = group_size
         # What follows counts the dataset's batches.
         self._num_batches = None if num_batches_per_epoch is None else num_batches_per_epoch * group_size
@@ -172,6 +175,12 @@ class Epochs:
         self._resumed = state
         self._has_started = False
 
+    @property
+    def random_at_rest(self) -> Snapshot:
+        """The global random state where the resumed run stopped."""
+        assert self._rest is not None
+        return self._rest
+
     def random_at_start(self) -> Snapshot:
         """What the global random state has to be when the resumed training starts, which is now.
 
@@ -237,7 +246,7 @@ class Epochs:
         self._pulled, self._first_of_epoch = num_batches, state["of_earlier_epochs"]
         self._set_generators(state["generators"])
         self._stream = None if state["stream"] is None else random_states.from_plain(state["stream"])
-        random_states.restore(self._rest)
+        random_states.restore(outer if self.goes_on_from_here else self._rest)
         return num_batches - self._first_of_epoch, [kind.batch_from_plain(batch) for batch in state["ahead"]]
 
     def _pull(self, ahead: list[Any], is_first_of_group: bool) -> Any:
