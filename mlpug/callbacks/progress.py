@@ -15,7 +15,12 @@ from mlpug.logs import Logs
 from mlpug.validation import checked_count, checked_function
 
 _RULE = "#" * 79
-_LEVELS = {"batch": "Batch:", "sliding_window": "Moving average:", "dataset": "Computed over dataset:"}
+_LEVELS = {
+    "batch": "Batch:",
+    "sliding_window": "Moving average:",
+    "epoch": "Over the epoch:",  # what the host computes itself
+    "dataset": "Computed over dataset:",
+}
 _PARAMETERS = "training_params"
 _NOT_METRICS = {"did_update_model"}
 
@@ -115,7 +120,7 @@ def batch_report(logs: Logs, set_names: Sequence[str] | None, seconds_to_go: flo
         *([] if seconds_to_go is None else [f"ETA {as_clock(seconds_to_go)}"]),
         f"Average batch time {_as_short_time(average)}",
     ]
-    return "\n".join(["\t".join(parts), *_sections(current, set_names, tuple(_LEVELS)), ""])
+    return "\n".join(["\t".join(parts), *_sections(current, set_names, ("batch", "sliding_window", "dataset")), ""])
 
 
 def epoch_report(logs: Logs, set_names: Sequence[str] | None) -> str:
@@ -123,7 +128,8 @@ def epoch_report(logs: Logs, set_names: Sequence[str] | None) -> str:
     current = logs["current"]
     duration = as_clock(current[_PARAMETERS]["epoch"]["duration"])
     # The last batch alone says little about an epoch: it is shown only where there is nothing better.
-    sections = _sections(current, set_names, ("sliding_window", "dataset")) or _sections(current, set_names, ("batch",))
+    levels = ("sliding_window", "epoch", "dataset")
+    sections = _sections(current, set_names, levels) or _sections(current, set_names, ("batch",))
     title = f"Epoch {current['epoch']}/{logs['final_epoch']}\tREADY - Duration {duration}"
     return "\n".join([_RULE, title, *sections, "\n"])
 

@@ -82,6 +82,12 @@ def test_an_epoch_report_shows_averages_and_datasets_instead_of_the_last_batch(l
     ]
 
 
+def test_an_epoch_report_shows_what_the_host_computed_over_the_epoch_and_a_batch_report_does_not(logs):
+    logs["current"]["training"]["epoch"] = Logs(accuracy=0.75)
+    assert "Over the epoch:\ntraining       : accuracy      0.750.\n" in epoch_report(logs, None)
+    assert "0.750" not in batch_report(logs, None, seconds_to_go=61.6)  # it may be that of the epoch before
+
+
 def test_an_epoch_report_shows_the_last_batch_where_there_is_nothing_better(logs):
     del logs["current"]["training"]["sliding_window"]
 
