@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
+
+from mlpug_keras.compiled_model import patched
 
 # What the wrapped step adds to its logs; nobody but mlpug sees them.
 LOSS, NUM_SAMPLES = "mlpug/loss", "mlpug/num_samples"
@@ -38,17 +40,11 @@ class BatchLoss:
         found: dict[str, Any] = {}
         updates: Updates = {}
         metrics = self._candidates()
-        originals = [vars(metric).get("update_state") for metric in metrics]
-        for place, metric in enumerate(metrics):
-            object.__setattr__(metric, "update_state", partial(_update, metric.update_state, updates, place))
-        try:
+        with ExitStack() as stack:
+            for place, metric in enumerate(metrics):
+                hearing = partial(_update, metric.update_state, updates, place)
+                stack.enter_context(patched(metric, update_state=hearing))
             yield found
-        finally:
-            for metric, original in zip(metrics, originals, strict=True):
-                if original is None:
-                    object.__delattr__(metric, "update_state")
-                else:
-                    object.__setattr__(metric, "update_state", original)
         for place in range(len(metrics)):
             usable = [pair for pair in updates.get(place, []) if all(map(self._is_usable, pair))]
             if usable and len(usable) == len(updates[place]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -46,7 +47,11 @@ class CompiledModel:
     def results(self, batch: Any, settings: Any, inference_mode: bool) -> tuple[Any, None, Any]:
         """(loss, None, logs), each value of the logs with an axis more; in inference mode (loss, None, predictions)."""
         if inference_mode and not in_stateless_scope():
-            with keras.StatelessScope():  # a loss of the user's own may write to metrics
+            # A loss of the user's own may write to metrics.
+            values = [
+                (variable, variable.value) for variable in (*self.trainable_variables, *self.non_trainable_variables)
+            ]
+            with keras.StatelessScope(state_mapping=values):
                 return self.results(batch, settings, inference_mode)
         if in_stateless_scope():
             get_stateless_scope().collect_losses = True  # those of regularizers, and of add_loss
@@ -54,13 +59,27 @@ class CompiledModel:
         model, is_training = self._model, not inference_mode
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         predictions = model(x, training=is_training) if model._call_has_training_arg else model(x)
-        loss = model._compute_loss(x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=is_training)
+        first = next(array for array in keras.tree.flatten(x) if array is not None)
+        num_samples = keras.ops.shape(first)[0]
+        with self._counting(num_samples):
+            loss = model._compute_loss(x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=is_training)
         if inference_mode:
             return loss, None, predictions
-        first = next(array for array in keras.tree.flatten(x) if array is not None)
-        model._loss_tracker.update_state(loss, sample_weight=keras.ops.shape(first)[0])
+        model._loss_tracker.update_state(loss, sample_weight=num_samples)
         logs = model.compute_metrics(x, y, predictions, sample_weight)
         return loss, None, {name: keras.ops.expand_dims(value, 0) for name, value in flat(logs).items()}
+
+    @contextmanager
+    def _counting(self, num_samples: Any) -> Iterator[None]:
+        """Let the loss of each output count by samples: Keras counts batches where it doesn't know their length."""
+        with ExitStack() as stack:
+            for metric in () if self._model._compile_loss is None else self._model._compile_loss.metrics:
+                stack.enter_context(patched(metric, update_state=partial(_counted, metric.update_state, num_samples)))
+            yield
+
+
+def _counted(update_state: Any, num_samples: Any, value: Any, sample_weight: Any = None) -> Any:
+    return update_state(value, sample_weight=num_samples)
 
 
 def latest_of(logs: dict[str, Any]) -> dict[str, Any]:

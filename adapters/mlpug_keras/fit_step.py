@@ -142,9 +142,10 @@ class FitStep:
     def _loss_of_test_step(self, batch: Any) -> Any:
         model = self._model
         kept = [as_array(variable) for variable in model.metrics_variables]
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        model.reset_metrics()
+        model.make_test_function()
         try:
-            logs = model.test_on_batch(x, y, sample_weight, return_dict=True)
+            logs = host.tested(model, batch)
         finally:
             for variable, value in zip(model.metrics_variables, kept, strict=False):
                 variable.assign(value)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 
 from mlpug_keras.batch_loss import BatchLoss
@@ -39,6 +40,17 @@ def rebuild(model: keras.Model, batch: Any) -> None:
 def sync(model: keras.Model) -> None:
     """Write the values that ``fit`` carries from step to step into the variables."""
     model.jax_state_sync()
+
+
+def tested(model: keras.Model, batch: Any) -> Any:
+    """What the model's own ``test_step`` tells of the batch; its variables have the latest values."""
+    groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
+    # The step is given its values away, and what evaluates in between must not lose them.
+    state = tuple([jnp.array(variable.value) for variable in variables] for variables in groups)
+    logs, (*_, metrics) = model.test_function(state, iter([batch]))
+    for variable, value in zip(model.metrics_variables, metrics, strict=True):
+        variable.assign(value)
+    return logs
 
 
 def seed() -> None:

@@ -46,6 +46,11 @@ def sync(model: keras.Model) -> None:
     """The variables have the latest values."""
 
 
+def tested(model: keras.Model, batch: Any) -> Any:
+    """What the model's own ``test_step`` tells of the batch."""
+    return model.test_function(iter([batch]))
+
+
 def seed() -> int | None:
     """TensorFlow's, from which the order of arrays is drawn; None where nobody has set it."""
     found: int | None = context.global_seed()

@@ -126,8 +126,8 @@ def test_an_error_in_the_step_leaves_the_batch_before(backend, tmp_path):
     ended = PortedRun(backend.mlp, sequential, with_a_bad_batch, folder=tmp_path, num_epochs=1)
     with pytest.raises(Exception, match=r"(?i)shape|axis|incompatible"):
         ended.start()
-    path, is_last_after = ended.keeper.saved[-1]
-    assert is_last_after == 4  # the batch that failed had started
+    path, batches_done = ended.keeper.saved[-1]
+    assert batches_done == 4  # the batch that failed had started
     resumed = PortedRun(backend.mlp, sequential, batches, num_epochs=1).start(path)
     whole = PortedRun(backend.mlp, sequential, batches, num_epochs=1).start()
     assert_goes_on_like(resumed, whole)
