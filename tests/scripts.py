@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,13 @@ def copy_example(name, folder, script, replaced):
         code = code.replace(old, new)
     path.write_text(code, encoding="utf-8")
     return path
+
+
+def added_on_the_page():
+    """The lines that docs/porting.md adds to a native script, in its last diff."""
+    page = (EXAMPLES.parent / "docs" / "porting.md").read_text(encoding="utf-8")
+    *_, diff = re.findall(r"^```diff\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    return "".join(line[1:] + "\n" for line in diff.splitlines() if line.startswith("+"))
 
 
 def run_script(path, *arguments, sent=None, variables=None, seconds=140):

@@ -113,7 +113,7 @@ def test_without_it_afterwards_the_model_trains_as_before():
 
 
 @pytest.mark.parametrize("data", ["arrays", "batches"])
-def test_a_script_gets_checkpoints_by_one_line_and_goes_on_as_if_it_had_never_stopped(tmp_path, data):
+def test_a_script_gets_checkpoints_by_one_line_and_goes_on_as_if_it_had_never_stopped(tmp_path, capsys, data):
     options = (
         {}
         if data == "arrays"
@@ -125,10 +125,16 @@ def test_a_script_gets_checkpoints_by_one_line_and_goes_on_as_if_it_had_never_st
     manager = mlp.callbacks.CheckpointManager(
         tmp_path, "run", batch_level=False, metric_to_monitor="validation.dataset.loss"
     )
-    window = mlp.callbacks.TrainingMetricsLogger(metric_evaluator=mlp.evaluation.MetricEvaluator())
-    history = fit(trained, mlp.callbacks.as_native(window, manager), num_epochs=2, **options)
+    shown = [
+        mlp.callbacks.TrainingMetricsLogger(metric_evaluator=mlp.evaluation.MetricEvaluator()),
+        mlp.callbacks.LogProgress(log_period=2, set_names=["training", "validation"]),
+        mlp.callbacks.Tensorboard("curves", ["training.batch.loss", "validation.dataset.loss"], directory=tmp_path),
+    ]
+    history = fit(trained, mlp.callbacks.as_native(*shown, manager), num_epochs=2, **options)
     assert history == {name: values[:2] for name, values in expected.items()}
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert "validation     : accuracy" in capsys.readouterr().out
+    assert {path.parent.name for path in tmp_path.rglob("events.*")} == {"training", "validation"}
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
         f"run-{kind}.safetensors"
         for kind in ("best-model-checkpoint", "latest-model-checkpoint", "training-checkpoint")
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from portable_example import assert_same_models, check_portable_example
-from scripts import EXAMPLES, Signal, copy_example, run_script
+from scripts import EXAMPLES, Signal, added_on_the_page, copy_example, run_script
 
 import mlpug.pytorch as mlp
 from mlpug import checkpoints
@@ -84,17 +84,12 @@ def test_started_again_it_goes_on_as_if_nothing_had_been(runs, tmp_path, end):
     assert_same_models(mlp, tmp_path, runs["after"])
 
 
-ADDED = """
-        mlp.callbacks.as_native(
-            mlp.callbacks.CheckpointManager(
-                options.output, "digits", batch_level=False, metric_to_monitor="validation.dataset.val_loss"
-            )
-        ),"""
-
-
 def test_with_one_line_before_has_checkpoints_too_and_the_same_losses(runs, tmp_path):
     last_import = "from lightning.pytorch.loggers import CSVLogger\n"
-    replaced = {last_import: f"{last_import}\nimport mlpug.pytorch as mlp\n", "callbacks = [": f"callbacks = [{ADDED}"}
+    replaced = {
+        last_import: f"{last_import}\nimport mlpug.pytorch as mlp\n",
+        "    callbacks = [\n": f"    callbacks = [\n{added_on_the_page()}",
+    }
     script = copy_example("port_lightning", tmp_path, "before.py", replaced)
     output = tmp_path / "output"
     ran = run_script(script, "--epochs", NUM_EPOCHS, "--output", output)
