@@ -157,6 +157,9 @@ def mid_evaluation() -> Any:
 def barrier_before_data(trainer: Any) -> None:
     """Where several processes were started together, wait for all; those that Lightning starts come later."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
+    # In the processes that Lightning starts it looks as if somebody else had, and the first one waits for nobody here.
+    starts_them = type(environment).__name__ == "LightningEnvironment"
+    is_external = environment is not None and not starts_them and environment.creates_processes_externally
+    if trainer.world_size > 1 and is_external:
         trainer.strategy.setup_environment()
         trainer.strategy.barrier("data")
