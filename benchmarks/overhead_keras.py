@@ -28,7 +28,7 @@ VALIDATION_BATCHES = 50
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backend", choices=["tensorflow", "jax"])
-    parser.add_argument("--blocks", type=int, default=12, help="blocks of each contestant; 4 go through every rotation")
+    parser.add_argument("--blocks", type=int, default=15, help="blocks of each contestant; 5 go through every rotation")
     parser.add_argument("--batches", type=int, default=500, help="batches in an epoch, a multiple of 500")
     parser.add_argument(
         "--cpu-time",
@@ -57,6 +57,7 @@ RAW = "raw loop, compiled step"
 BARE = "fit, everything off"
 FEATURED = "fit, Hello World's features"
 MLPUG = "mlpug, Hello World"
+PORTED = "mlpug, from_keras, everything off"
 
 
 class Clock:
@@ -294,6 +295,17 @@ def train_mlpug(dataset: Any, validation: Any, num_epochs: int, clock: Clock) ->
     manager.start_training()
 
 
+def train_ported(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
+    """The same compiled model as fit's with everything off, trained by from_keras."""
+    classifier, loss_func, optimizer = new_training()
+    classifier.compile(optimizer, loss_func)
+    trainer = mlp.trainers.DefaultTrainer.from_keras(classifier, shuffle=False)
+    manager = mlp.trainers.TrainingManager(
+        trainer, for_fit(dataset), num_epochs=num_epochs, callbacks=[KerasClock(clock, False)]
+    )
+    manager.start_training()
+
+
 def block(train: Callable[..., None], dataset: Any, validation: Any) -> tuple[float, float]:
     """(µs a batch, µs a batch with the end of the epoch and the validation in it)."""
     clock = Clock(OPTIONS.batches)
@@ -313,7 +325,7 @@ def main() -> None:
     if OPTIONS.data == "tf.data":
         dataset, validation = as_tf_data(dataset), as_tf_data(validation)
 
-    training = {RAW: train_raw, BARE: train_bare, FEATURED: train_featured, MLPUG: train_mlpug}
+    training = {RAW: train_raw, BARE: train_bare, FEATURED: train_featured, MLPUG: train_mlpug, PORTED: train_ported}
     contestants = {name: partial(block, train, dataset, validation) for name, train in training.items()}
     interleaved(contestants, rounds=1)  # what is slow only once in a process
     measured = interleaved(contestants, OPTIONS.blocks)
@@ -329,6 +341,7 @@ def main() -> None:
     print_ratio("mlpug / fit, everything off", of_batches[MLPUG], of_batches[BARE], "<= 1.0")
     print_ratio("mlpug / fit, features", of_batches[MLPUG], of_batches[FEATURED], "<= 0.85")
     print_ratio("the same, whole epochs with validation", with_end[MLPUG], with_end[FEATURED])
+    print_ratio("from_keras / fit, everything off", of_batches[PORTED], of_batches[BARE], "<= 1.1")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import keras
@@ -18,8 +17,8 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weigh
 
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug_keras.batches import to_native
+from mlpug_keras.fit_step import host
 
-_host = import_module(f"mlpug_keras.{keras.config.backend()}_fit")
 _FORMS = "(x,), (x, y) or (x, y, sample_weight)"
 
 
@@ -115,7 +114,8 @@ class ArrayBatches:
         return keras.tree.map_structure(lambda array: _taken(array, places), self._arrays, none_is_leaf=False)
 
     def _drawn(self) -> Any:
-        if _host.draws_from_seed() and self._own.bit_generator.state == self._unseeded:
+        if host.seed() is not None and self._own.bit_generator.state == self._unseeded:
+            # fit draws from TensorFlow's seed, where there is one: the same order in every epoch.
             numbers = ArrayDataAdapter(np.arange(self._num_samples), batch_size=self.batch_size, shuffle=self._shuffle)
             return np.concatenate([batch.numpy() for batch in numbers.get_tf_dataset()])
         if self._shuffle != "batch":

@@ -17,11 +17,6 @@ from mlpug_keras.model import Latest
 Train = Callable[[Callable[[Any], Any]], Any]
 
 
-def draws_from_seed() -> bool:
-    """Whether ``fit`` would draw the order of arrays from the backend's seed: it draws from numpy's."""
-    return False
-
-
 def needs_batch(model: keras.Model) -> bool:
     """Whether ``fit`` would take a batch to build the model with, before anything else."""
     return not is_built(model)

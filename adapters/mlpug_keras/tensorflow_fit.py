@@ -18,11 +18,6 @@ from mlpug_keras.model import Latest
 Train = Callable[[Callable[[Any], Any]], Any]
 
 
-def draws_from_seed() -> bool:
-    """Whether ``fit`` would draw the order of arrays from TensorFlow's seed: then it is the same in every epoch."""
-    return context.global_seed() is not None
-
-
 def needs_batch(model: keras.Model) -> bool:
     """Whether ``fit`` would take a batch to build the model with, before anything else."""
     return model._distribute_strategy is not None
@@ -137,13 +132,12 @@ class _Compiled:
         return trace(tensors)
 
     def _traced(self, batch: Any, tensors: list[Any]) -> Callable[..., Any]:
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
         def step(tensors: list[Any]) -> Any:
             remaining = iter(tensors)
             leaves = [None if leaf is None else next(remaining) for leaf in keras.tree.flatten(batch)]
             return self._step(keras.tree.pack_sequence_as(batch, leaves))
 
-        compiled = tf.function(step, jit_compile=self._model.jit_compile)
+        compiled = tf.function(step, autograph=False, jit_compile=self._model.jit_compile)
         return compiled.get_concrete_function(self._specs(tensors))  # type: ignore[no-any-return]
 
     def _specs(self, tensors: list[Any]) -> list[Any]:

@@ -61,19 +61,19 @@ def assert_goes_on_like(resumed, whole):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
 
 
+@pytest.mark.timeout(600)  # each run compiles its own step
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_after_any_batch_it_equals_a_run_that_never_stopped(backend, tmp_path, case):
     make, data, options = CASES[case]
     whole = PortedRun(backend.mlp, make, data, folder=tmp_path, **options).start()
     paths = [path for path, _ in whole.keeper.saved]
     assert len(paths) == NUM_EPOCHS * (BATCHES_PER_EPOCH + 1) + 1
-    heard = []
-    for place in (0, 3, 4, 6, 8):
-        keras.utils.set_random_seed(1000 + place)
-        resumed = PortedRun(backend.mlp, make, data, seed=None, **options).start(paths[place])
+    # All of them for one case; else those that differ: the first batch, the last of an epoch, one in a later epoch.
+    for place in range(len(paths) - 1) if case == "sequential, list" else (0, 3, 6):
+        resumed = PortedRun(backend.mlp, make, data, seed=1000 + place, **options).start(paths[place])
         assert_goes_on_like(resumed, whole)
-        heard.append(sum(event[0] == "batch_end" for event in resumed.ours.seen))
-    assert heard == [7, 4, 4, 2, 0]
+        done = place - place // (BATCHES_PER_EPOCH + 1) + (place % (BATCHES_PER_EPOCH + 1) < BATCHES_PER_EPOCH)
+        assert sum(event[0] == "batch_end" for event in resumed.ours.seen) == NUM_EPOCHS * BATCHES_PER_EPOCH - done
 
 
 class At(Callback):
