@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from mlpug.validation import known_length
 from mlpug_lightning.adapter import Native
 from mlpug_lightning.batches import Batches, to_host
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
-from mlpug_lightning.components import component_state, load_component_state
+from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import show_metrics
@@ -25,6 +24,7 @@ from mlpug_lightning.ported_chunks import Chunks
 from mlpug_lightning.ported_data import Source, source_of
 from mlpug_lightning.ported_evaluation import evaluated
 from mlpug_lightning.ported_events import (
+    VALIDATION,
     AtFitStart,
     EpochMetrics,
     LateEpochMetrics,
@@ -32,52 +32,14 @@ from mlpug_lightning.ported_events import (
     Moments,
     Ordering,
     Settling,
+    validation_logs,
 )
-from mlpug_lightning.ported_state import (
-    host_state,
-    load_before_hooks,
-    load_schedules,
-    load_when_started,
-    start_counting,
-)
+from mlpug_lightning.ported_resuming import Resumed
+from mlpug_lightning.ported_state import host_state
 from mlpug_lightning.ported_validation import BeforeValidation
-from mlpug_lightning.state import check_optimizers, load_optimizer_state, optimizer_state
+from mlpug_lightning.state import optimizer_state
 
-_VALIDATION = "validation.dataset"
-LOGS = ("training.batch", "training.epoch", _VALIDATION)
-
-
-def ported_adapter(
-    module: Any, trainer: pl.Trainer, val_dataloaders: Any, makes_batches_of_parts: bool
-) -> PortedAdapter:
-    """The adapter for a LightningModule.
-
-    Raises:
-        ConfigurationError: it is none, or can't be trained so.
-    """
-    check_is_ours(module)
-    if not isinstance(module, pl.LightningModule):
-        raise ConfigurationError(
-            f"from_lightning takes a {pl.__name__}.LightningModule, not {module!r}. A torch.nn.Module that computes a "
-            "loss is trained by DefaultTrainer(optimizers=...) and set_training_model."
-        )
-    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
-        raise ConfigurationError(
-            f"{type(module).__name__}.training_step takes dataloader_iter, and would ask for batches itself, of which "
-            "nobody else would hear. Let it take (batch, batch_idx)."
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise ConfigurationError(
-            "Lightning's accumulate_grad_batches must be 1 here: pass gradient_accumulation_steps=..., which counts "
-            "the batches that are made of several as one, and weighs each by its samples."
-        )
-    if makes_batches_of_parts and not module.automatic_optimization:
-        raise ConfigurationError(
-            f"{type(module).__name__} optimizes manually, and its batches can't be computed in parts: what it does "
-            "with each is in its training_step. Leave out batch_chunk_size and gradient_accumulation_steps, or let it "
-            "optimize automatically."
-        )
-    return PortedAdapter(trainer, module, val_dataloaders)
+LOGS = ("training.batch", "training.epoch", VALIDATION)
 
 
 class PortedAdapter:
@@ -102,7 +64,7 @@ class PortedAdapter:
         self._before_validation = BeforeValidation(module, None)
         self._batches: Batches | None = None
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: Resumed | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
@@ -141,7 +103,9 @@ class PortedAdapter:
         trainer.callbacks = self._callbacks(run, own_callbacks=own[0])
         self._before_validation = BeforeValidation(self._module, run.dataset)
         self._batches = batches = Batches(run.dataset, trainer, before_fetch=self._goes_on)
-        self._start_counting(run)
+        if self._resumed is not None:
+            self._first_epoch = self._resumed.first_epoch
+            self._resumed.start_counting(run.first_epoch, run.first_batch)
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
         if run.num_batches_per_epoch != known_length(run.dataset):
             trainer.limit_train_batches = run.num_batches_per_epoch or own[1]
@@ -150,7 +114,8 @@ class PortedAdapter:
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
                 self._module.trainer = trainer
                 self._module.configure_model()
-                load_component_state(self._module, self._of_resumed("model")["model"], "model", same_dtypes=True)
+                assert self._resumed is not None
+                self._resumed.load_weights()
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
                 return
             before = self._before_validation.noted()
@@ -180,22 +145,24 @@ class PortedAdapter:
         ]
 
     def _callbacks(self, run: Run, own_callbacks: list[Any]) -> list[Any]:
-        module, trainer = self._module, self._trainer
         # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
-        has_hook = type(module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
+        has_hook = type(self._module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
         leading, settling = self._first_and_last(
             run, partial(self._training_started, run), on_epoch_told=lambda: self._tell_all(callbacks)
         )
+        resumed = self._resumed
+        first = [leading] if resumed is None else [leading, AtFitStart(resumed.before_hooks)]
+        last: list[Any] = [settling]
+        if resumed is not None:
+            last.insert(0, AtFitStart(lambda: resumed.after_hooks(self._optimizers())))
         callbacks = [
-            leading,
-            AtFitStart(partial(self._before_hooks, trainer)),
+            *first,
             *own_callbacks,
             (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
-            AtFitStart(partial(self._after_hooks, trainer)),
-            settling,
+            *last,
+            Ordering(last),
         ]
-        callbacks.append(Ordering(callbacks[-2:]))
         return callbacks
 
     def _first_and_last(
@@ -208,7 +175,7 @@ class PortedAdapter:
             self._settling,
             self._module,
             is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
-            moments=Moments(on_started, partial(_validation_logs, run), self._epoch_ends),
+            moments=Moments(on_started, partial(validation_logs, run), self._epoch_ends),
             keeps=run.listeners[-1].is_asked_for,  # else nobody takes a state, also not after an error
         )
         return self._leading, self._settling
@@ -254,42 +221,13 @@ class PortedAdapter:
         if self._is_attached:
             self._trainer.should_stop = True
 
-    def _of_resumed(self, name: str) -> Any:
-        assert self._resumed is not None
-        return self._resumed[name]
-
-    def _start_counting(self, run: Run) -> None:
-        if self._resumed is None:
-            return
-        host = self._of_resumed("lightning")
-        self._first_epoch = host["loops"]["first_epoch"]
-        self._trainer.num_sanity_val_steps = 0  # before training, and this isn't its beginning
-        start_counting(self._trainer, host, run.first_epoch, run.first_batch)
-
-    def _before_hooks(self, trainer: pl.Trainer) -> None:
-        if self._resumed is not None:
-            load_component_state(self._module, self._of_resumed("model")["model"], "model", same_dtypes=True)
-            load_before_hooks(trainer, self._module, self._of_resumed("lightning"))
-
-    def _after_hooks(self, trainer: pl.Trainer) -> None:
-        if self._resumed is not None:
-            optimizers, states = self._optimizers(), self._of_resumed("optimizers")
-            check_optimizers(optimizers, states)
-            for name, optimizer in optimizers.items():
-                load_optimizer_state(optimizer, states[name])
-            load_schedules(trainer, self._of_resumed("lightning"))
-
     def _training_started(self, run: Run) -> None:
         show_metrics(self._trainer, run.logs, shows_own_only=True)
         if not self._trainer.enable_validation:
-            run.on_names_known(_VALIDATION, [])
+            run.on_names_known(VALIDATION, [])
         if self._resumed is not None:
-            host = self._of_resumed("lightning")
-            load_when_started(self._trainer, self._module, host, run.first_batch)
-            if run.first_batch and host["loops"]["is_last_batch"] and self._batches is not None:
-                self._batches.end_epoch()  # before a validation draws: the data has the random state of the rest
-            if run.first_batch and not host["loops"]["is_settled"]:
-                self._before_validation.load(host["before_validation"])
+            assert self._batches is not None
+            self._resumed.training_started(run.first_batch, self._batches, self._before_validation)
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
@@ -337,7 +275,7 @@ class PortedAdapter:
                 "The checkpoint is of a DefaultTrainer with a training model, not of one made by from_lightning: load "
                 "the weights alone, by mlp.load_model_checkpoint(path)."
             )
-        self._resumed = state
+        self._resumed = Resumed(self._trainer, self._module, state)
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group; none before training starts."""
@@ -364,17 +302,6 @@ class PortedAdapter:
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizers = list(self._trainer.optimizers)
         return {"optimizer": optimizers[0]} if len(optimizers) == 1 else _numbered(optimizers)
-
-
-def _validation_logs(run: Run, names: Sequence[str]) -> None:
-    """Told by Lightning's sanity check; a module that logs nothing there may log in a validation that counts."""
-    if not names:
-        return
-    try:
-        run.on_names_known(_VALIDATION, names)
-    except ConfigurationError as error:
-        error.add_note("Known by Lightning's sanity check: num_sanity_val_steps=0 leaves it out where it logs less.")
-        raise
 
 
 def _nothing() -> None:

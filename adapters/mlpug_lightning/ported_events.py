@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from mlpug.adapter import StepOutput
+from mlpug.adapter import Run, StepOutput
+from mlpug.errors import ConfigurationError
 from mlpug.step_output import counted
 from mlpug_lightning.batches import detached
 from mlpug_lightning.bridge import LastBridge, tell
@@ -17,6 +18,8 @@ from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.module import Latest
 from mlpug_lightning.ported_kept import KeptLogs
+
+VALIDATION = "validation.dataset"  # where in the logs
 
 
 class Settling(LastBridge):
@@ -136,7 +139,7 @@ class Leading(pl.Callback):
         if trainer.sanity_checking:
             self._moments.on_sanity_checked([name for name, _ in _logged_for_epoch(trainer)])
         else:
-            tell(self._listeners, "metrics_logged", "validation.dataset", epoch_metrics(trainer))
+            tell(self._listeners, "metrics_logged", VALIDATION, epoch_metrics(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
@@ -211,6 +214,17 @@ class Ordering(pl.Callback):
 
     def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
         trainer.callbacks = [*(each for each in trainer.callbacks if each not in self._last), *self._last]
+
+
+def validation_logs(run: Run, names: Sequence[str]) -> None:
+    """Told by Lightning's sanity check; a module that logs nothing there may log in a validation that counts."""
+    if not names:
+        return
+    try:
+        run.on_names_known(VALIDATION, names)
+    except ConfigurationError as error:
+        error.add_note("Known by Lightning's sanity check: num_sanity_val_steps=0 leaves it out where it logs less.")
+        raise
 
 
 def epoch_metrics(trainer: Any) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_lightning.adapter import LightningAdapter, Native
+from mlpug_lightning.from_lightning import ported_adapter
 from mlpug_lightning.host import check_is_ours, pl, quiet
-from mlpug_lightning.ported import LOGS, ported_adapter
+from mlpug_lightning.ported import LOGS
 
 __all__ = ["DefaultTrainer", "TrainingManager"]
 

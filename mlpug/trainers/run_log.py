@@ -142,11 +142,12 @@ class RunLog:
         to_host = self._to_host
         if path == "training.batch":
             for name, value in metrics.items():
-                self._batch[name] = Lazy(partial(to_host, value))
+                _write(self._batch, name, Lazy(partial(to_host, value)))
             return
         set_name, level = path.split(".")
-        written = {name: Lazy(partial(to_host, value)) for name, value in metrics.items()}
-        self._current.child(set_name)[level] = Logs(**written)
+        written = self._current.child(set_name)[level] = Logs()
+        for name, value in metrics.items():
+            _write(written, name, Lazy(partial(to_host, value)))
 
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
@@ -184,3 +185,18 @@ class RunLog:
 
     def _average_duration(self) -> float:
         return sum(self._durations) / len(self._durations)
+
+
+def _write(logs: Logs, name: str, value: Any) -> None:
+    """Where a metric path finds it, also a name of the host's that has dots in it.
+
+    >>> logs = Logs()
+    >>> _write(logs, "val.loss", 0.5)
+    >>> logs
+    Logs({'val': {'loss': 0.5}})
+    """
+    first, _, rest = name.partition(".")
+    if rest and isinstance(logs.child(first), Logs):  # and not a metric itself
+        _write(logs.child(first), rest, value)
+    else:
+        logs[name] = value

@@ -1,0 +1,67 @@
+"""A run of a LightningModule that goes on: what is given back, and at which moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mlpug_lightning.batches import Batches
+from mlpug_lightning.components import load_component_state
+from mlpug_lightning.host import pl
+from mlpug_lightning.ported_state import load_before_hooks, load_schedules, load_when_started, start_counting
+from mlpug_lightning.ported_validation import BeforeValidation
+from mlpug_lightning.state import check_optimizers, load_optimizer_state
+
+
+class Resumed:
+    """The state of a run, until Lightning has made what it belongs to.
+
+    Args:
+        trainer: Lightning's.
+        module: the user's.
+        state: what the adapter's `state` gave.
+    """
+
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._state = state
+        self._host: Mapping[str, Any] = state["lightning"]
+
+    @property
+    def first_epoch(self) -> int:
+        """Of mlpug's training, as Lightning counts."""
+        epoch: int = self._host["loops"]["first_epoch"]
+        return epoch
+
+    def start_counting(self, num_epochs: int, num_batches: int) -> None:
+        """Before ``fit``: so many epochs are done, and so many batches of the next."""
+        self._trainer.num_sanity_val_steps = 0  # before training, and this isn't its beginning
+        start_counting(self._trainer, self._host, num_epochs, num_batches)
+
+    def load_weights(self) -> None:
+        """Those of the module."""
+        load_component_state(self._module, self._state["model"]["model"], "model", same_dtypes=True)
+
+    def before_hooks(self) -> None:
+        """Before anybody hears that ``fit`` starts."""
+        self.load_weights()
+        load_before_hooks(self._trainer, self._module, self._host)
+
+    def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        """When everybody has heard of it: the optimizers are those that will train."""
+        check_optimizers(optimizers, self._state["optimizers"])
+        for name, optimizer in optimizers.items():
+            load_optimizer_state(optimizer, self._state["optimizers"][name])
+        load_schedules(self._trainer, self._host)
+
+    def training_started(self, num_batches: int, batches: Batches, before_validation: BeforeValidation) -> None:
+        """Where in its loops Lightning is, and what was logged."""
+        loops = self._host["loops"]
+        load_when_started(self._trainer, self._module, self._host, num_batches)
+        if num_batches and loops["is_last_batch"]:
+            batches.end_epoch()  # before a validation draws: the data has the random state of the rest
+        if num_batches and not loops["is_settled"]:
+            before_validation.load(self._host["before_validation"])
