@@ -94,6 +94,35 @@ def overrides(model: keras.Model, *names: str) -> list[str]:
     ]
 
 
+_TELL_METRICS = ("train_step", "test_step", "make_train_function", "make_test_function", "compute_metrics")
+
+
+def metric_names(model: keras.Model) -> list[str] | None:
+    """What ``fit`` will call the loss and the compiled metrics; None where that is known only when it has trained.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse", metrics=["mae", keras.metrics.RootMeanSquaredError()])
+    >>> metric_names(model)
+    ['loss', 'mae', 'root_mean_squared_error']
+    """
+    compiled = model._compile_metrics
+    given = [] if compiled is None else [compiled._user_metrics or [], compiled._user_weighted_metrics or []]
+    is_simple = all(isinstance(part, (list, tuple)) for part in given) and len(getattr(model, "outputs", ())) == 1
+    if not is_simple or overrides(model, *_TELL_METRICS, "get_metrics_result", "metrics"):
+        return None
+    own = [metric for metric in model.metrics if metric is not model._loss_tracker and metric is not compiled]
+    names = ["loss", *map(_name_of, [*own, *(metric for part in given for metric in part)])]
+    return names if None not in names and len(set(names)) == len(names) else None  # type: ignore[return-value]
+
+
+def _name_of(metric: Any) -> str | None:
+    """None where it isn't a metric of Keras's own: it may tell several values by names of its own."""
+    if isinstance(metric, str):
+        return metric
+    is_kerass = type(metric).__module__.split(".")[0] == "keras"
+    return str(metric.name) if isinstance(metric, keras.metrics.Metric) and is_kerass else None
+
+
 def is_built(model: keras.Model) -> bool:
     """Whether all layers have their variables, and the compiled loss and metrics theirs."""
     parts = [part for part in (model._compile_metrics, model._compile_loss) if part is not None]

@@ -9,7 +9,7 @@ import keras
 
 from mlpug.errors import ConfigurationError
 from mlpug.validation import checked_count
-from mlpug_keras.compiled_model import overrides
+from mlpug_keras.compiled_model import metric_names, overrides
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.ported import PortedAdapter, Validation
 
@@ -31,10 +31,12 @@ def ported_adapter(model: Any, options: FitOptions, validation: Validation, has_
     return PortedAdapter(model, options, validation, has_chunks)
 
 
-def logs_itself(validation: Validation) -> tuple[str, ...]:
-    """Where the logs get what ``fit`` computes."""
-    of_validation = () if validation.validation_data is None else ("validation.dataset",)
-    return ("training.batch", "training.epoch", *of_validation)
+def logs_itself(model: keras.Model, validation: Validation) -> list[str]:
+    """Where the logs get what ``fit`` computes: each path, where the names of the metrics are known."""
+    levels = ["training.epoch"] if validation.validation_data is None else ["training.epoch", "validation.dataset"]
+    names = metric_names(model)
+    paths = levels if names is None else [f"{level}.{name}" for level in levels for name in names]
+    return ["training.batch", *paths]
 
 
 def _check_model(model: Any) -> None:

@@ -185,7 +185,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             batch_chunk_size=batch_chunk_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
             chunkable_batch_wrapper=chunkable_batch_wrapper,
-            logs_itself=logs_itself(validation),
+            logs_itself=logs_itself(model, validation),
         )
         trainer.training_model = model
         return trainer

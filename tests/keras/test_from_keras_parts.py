@@ -14,6 +14,7 @@ from compiled_models import (
     batches,
     compiled,
     functional,
+    layers,
     own_compute_loss,
     own_train_step,
     sequential,
@@ -261,6 +262,33 @@ def test_a_metric_that_nobody_writes_is_an_early_error(backend):
     trainer = backend.mlp.trainers.DefaultTrainer.from_keras(sequential())
     with pytest.raises(ConfigurationError, match=r"validation.dataset.loss.*nobody writes"):
         TrainingManager(trainer, arrays(), callbacks=[CheckpointManager(batch_level=False)])
+
+
+def metrics_by_name():
+    return compiled(
+        keras.Sequential([keras.Input((5,)), *layers()]),
+        metrics=["accuracy", "sparse_top_k_categorical_accuracy"],
+        weighted_metrics=[keras.metrics.SparseCategoricalCrossentropy(from_logits=True)],
+    )
+
+
+@pytest.mark.parametrize("make", [sequential, metrics_by_name])
+def test_what_fit_will_log_is_known_before(backend, make):
+    trainer = backend.mlp.trainers.DefaultTrainer.from_keras(make(), validation_data=arrays())
+    manager = TrainingManager(trainer, arrays())
+    manager.start_training()
+    current = manager.logs["current"]
+    assert sorted(trainer.logs_itself) == sorted(
+        ["training.batch"]
+        + [f"training.epoch.{name}" for name in current["training"]["epoch"]]
+        + [f"validation.dataset.{name}" for name in current["validation"]["dataset"]]
+    )
+    misspelled = CheckpointManager(batch_level=False, metric_to_monitor="validation.dataset.acuracy")
+    again = backend.mlp.trainers.DefaultTrainer.from_keras(make(), validation_data=arrays())
+    with pytest.raises(
+        ConfigurationError, match=r"validation.dataset.acuracy.*nobody writes.*validation.dataset.accuracy"
+    ):
+        TrainingManager(again, arrays(), callbacks=[misspelled])
 
 
 def test_a_learning_rate_with_a_schedule_is_read_and_not_set(backend):
