@@ -87,6 +87,14 @@ def print_ratio(name: str, ours: Sequence[float], theirs: Sequence[float], targe
     print(f"{name:<44} {of_medians:>10.3f} {median(paired):>10.3f} {spread:>18}   {target}")
 
 
+def print_difference(name: str, ours: Sequence[float], theirs: Sequence[float], target: str) -> None:
+    """How many microseconds more, in the same two ways."""
+    paired = sorted(one - other for one, other in zip(ours, theirs, strict=True))
+    spread = f"{paired[len(paired) // 4]:.1f} .. {paired[-1 - len(paired) // 4]:.1f}"
+    of_medians = median(ours) - median(theirs)
+    print(f"{name + ', µs':<44} {of_medians:>10.1f} {median(paired):>10.1f} {spread:>18}   {target}")
+
+
 def print_ratio_header() -> None:
     """Names the columns of `print_ratio`."""
     print(f"\n{'ratio':<44} {'of medians':>10} {'paired':>10} {'paired quartiles':>18}   target")

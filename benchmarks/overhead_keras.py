@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from measure import interleaved, print_medians, print_ratio, print_ratio_header
+from measure import interleaved, print_difference, print_medians, print_ratio, print_ratio_header
 
 LOG_PERIOD = 500  # Hello World's; the number of batches is a multiple of it
 TIMED_EPOCHS = 3  # after one in which everything is compiled
@@ -28,7 +28,7 @@ VALIDATION_BATCHES = 50
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backend", choices=["tensorflow", "jax"])
-    parser.add_argument("--blocks", type=int, default=15, help="blocks of each contestant; 5 go through every rotation")
+    parser.add_argument("--blocks", type=int, default=12, help="blocks of each contestant; 6 go through every rotation")
     parser.add_argument("--batches", type=int, default=500, help="batches in an epoch, a multiple of 500")
     parser.add_argument(
         "--cpu-time",
@@ -58,6 +58,7 @@ BARE = "fit, everything off"
 FEATURED = "fit, Hello World's features"
 MLPUG = "mlpug, Hello World"
 PORTED = "mlpug, from_keras, everything off"
+ATTACHED = "fit, as_native of a callback that does nothing"
 
 
 class Clock:
@@ -259,6 +260,21 @@ def train_bare(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> 
     classifier.fit(for_fit(dataset), epochs=num_epochs, verbose=0, shuffle=False, callbacks=[KerasClock(clock, False)])
 
 
+class Nothing(mlp.callbacks.Callback):
+    """Listens to each batch."""
+
+    def on_batch_training_completed(self, batch: Any, logs: Any) -> None:
+        """Do nothing."""
+
+
+def train_attached(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
+    """The same with one callback of mlpug's."""
+    classifier, loss_func, optimizer = new_training()
+    classifier.compile(optimizer, loss_func)
+    callbacks = [mlp.callbacks.as_native(Nothing()), KerasClock(clock, False)]
+    classifier.fit(for_fit(dataset), epochs=num_epochs, verbose=0, shuffle=False, callbacks=callbacks)
+
+
 def train_featured(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
     """Fit with a look at the loss at each batch, and validation."""
     classifier, loss_func, optimizer = new_training()
@@ -326,6 +342,7 @@ def main() -> None:
         dataset, validation = as_tf_data(dataset), as_tf_data(validation)
 
     training = {RAW: train_raw, BARE: train_bare, FEATURED: train_featured, MLPUG: train_mlpug, PORTED: train_ported}
+    training[ATTACHED] = train_attached
     contestants = {name: partial(block, train, dataset, validation) for name, train in training.items()}
     interleaved(contestants, rounds=1)  # what is slow only once in a process
     measured = interleaved(contestants, OPTIONS.blocks)
@@ -342,6 +359,7 @@ def main() -> None:
     print_ratio("mlpug / fit, features", of_batches[MLPUG], of_batches[FEATURED], "<= 0.85")
     print_ratio("the same, whole epochs with validation", with_end[MLPUG], with_end[FEATURED])
     print_ratio("from_keras / fit, everything off", of_batches[PORTED], of_batches[BARE], "<= 1.1")
+    print_difference("as_native - fit, everything off", of_batches[ATTACHED], of_batches[BARE], "<= 20")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from measure import TimedBatches, interleaved, print_medians, print_ratio, print_ratio_header
+from measure import TimedBatches, interleaved, print_difference, print_medians, print_ratio, print_ratio_header
 
 EPOCHS = 2  # what is between the first and the second is the end of an epoch
 NATIVE, PORTED = "the host's own run", "the same by mlpug"
+ATTACHED = "as_native of a callback that does nothing"
 
 Train = Callable[[TimedBatches], None]
 
@@ -48,14 +49,22 @@ def of_lightning() -> tuple[dict[str, Train], list[Any]]:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.Adam(self.parameters())
 
+    class Nothing(mlp.callbacks.Callback):
+        def on_batch_training_completed(self, batch: Any, logs: Any) -> None:
+            """Listens to each batch."""
+
     def native(dataset: TimedBatches) -> None:
         pl.Trainer(max_epochs=EPOCHS, **off).fit(Classifier(), dataset)
+
+    def attached(dataset: TimedBatches) -> None:
+        callbacks = [mlp.callbacks.as_native(Nothing())]
+        pl.Trainer(max_epochs=EPOCHS, callbacks=callbacks, **off).fit(Classifier(), dataset)
 
     def ported(dataset: TimedBatches) -> None:
         trainer = mlp.trainers.DefaultTrainer.from_lightning(Classifier(), **off)
         mlp.trainers.TrainingManager(trainer, dataset, num_epochs=EPOCHS).start_training()
 
-    return {NATIVE: native, PORTED: ported}, batches
+    return {NATIVE: native, PORTED: ported, ATTACHED: attached}, batches
 
 
 HOSTS = {"lightning": of_lightning}
@@ -80,6 +89,7 @@ def main() -> None:
     print_medians(f"{options.host}, a batch", times)
     print_ratio_header()
     print_ratio(f"{PORTED} / {NATIVE}", times[PORTED], times[NATIVE], "<= 1.1")
+    print_difference(f"{ATTACHED} -", times[ATTACHED], times[NATIVE], "<= 20")
 
 
 if __name__ == "__main__":
