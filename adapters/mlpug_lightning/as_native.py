@@ -13,6 +13,7 @@ from mlpug.trainers.attached import Attached
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trees import map_leaves
 from mlpug_lightning.host import check_is_ours, pl
+from mlpug_lightning.parts import Parts
 from mlpug_lightning.ported import LOGS, PortedAdapter
 
 _MANY = 2**31  # epochs, where Lightning is told no number
@@ -44,62 +45,30 @@ def _is_native(candidate: Any) -> bool:
     return isinstance(candidate, pl.Callback)
 
 
-class _Native(pl.Callback):
-    """Hands Lightning's events to the parts that tell mlpug's listeners, one after the other."""
+class _Native(Parts):
+    """Hands Lightning's events to what tells mlpug's listeners."""
+
+    is_of_mlpug = False
 
     def __init__(self, attached: Attached) -> None:
+        super().__init__([])
         self._attached = attached
-        self._parts: list[pl.Callback] = []
-        self._at_batch_start: list[Any] = []
-        self._at_batch_end: list[Any] = []
-
-    @property
-    def state_key(self) -> str:
-        """Differs from that of others in the same run."""
-        return f"mlpug: {self._attached.name}"
+        self.key = f"mlpug: {attached.name}"
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         adapter = PortedAdapter(trainer, pl_module)
         run = self._attached.start(DefaultTrainer(adapter, None, pl_module, logs_itself=LOGS), _num_epochs(trainer))
-        self._parts = adapter.attach(run)
-        self._at_batch_start = _overridden(self._parts, "on_train_batch_start")
-        self._at_batch_end = _overridden(self._parts, "on_train_batch_end")
+        self.take(adapter.attach(run))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         batches = trainer.fit_loop.epoch_loop.batch_progress
         if batches.total.completed:  # a checkpoint of Lightning's own goes on
             self._attached.count_from(trainer.current_epoch, batches.total.completed, batches.current.completed)
-        for part in self._parts:
-            part.on_train_start(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
         self._attached.restore()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for part in self._parts:
-            part.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        for hook in self._at_batch_start:
-            hook(trainer, pl_module, batch, batch_idx)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        for hook in self._at_batch_end:
-            hook(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for part in self._parts:
-            part.on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for part in self._parts:
-            part.on_train_epoch_end(trainer, pl_module)
-
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for part in self._parts:
-            part.on_train_end(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
         self._attached.end()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -111,10 +80,6 @@ class _Native(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._attached.set_state(from_plain(map_leaves(_as_array, state_dict)))
-
-
-def _overridden(parts: list[pl.Callback], hook: str) -> list[Any]:
-    return [getattr(part, hook) for part in parts if getattr(type(part), hook) is not getattr(pl.Callback, hook)]
 
 
 def _num_epochs(trainer: pl.Trainer) -> int:

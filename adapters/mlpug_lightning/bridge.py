@@ -135,7 +135,7 @@ def tell_start_and_end(
 
 def is_ours(callback: pl.Callback) -> bool:
     """Whether it is none of the user's."""
-    return isinstance(callback, (Bridge, First, Restoring)) or hasattr(callback, "is_of_mlpug")
+    return isinstance(callback, (Bridge, First, Restoring)) or getattr(callback, "is_of_mlpug", False)
 
 
 def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:

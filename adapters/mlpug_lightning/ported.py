@@ -20,6 +20,7 @@ from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import show_metrics
+from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
 from mlpug_lightning.ported_data import Source, source_of
 from mlpug_lightning.ported_evaluation import evaluated
@@ -30,7 +31,6 @@ from mlpug_lightning.ported_events import (
     LateEpochMetrics,
     Leading,
     Moments,
-    Ordering,
     Settling,
     validation_logs,
 )
@@ -155,14 +155,12 @@ class PortedAdapter:
         last: list[Any] = [settling]
         if resumed is not None:
             last.insert(0, AtFitStart(lambda: resumed.after_hooks(self._optimizers())))
-        callbacks = [
-            *first,
+        between = [
             *own_callbacks,
             (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
-            *last,
-            Ordering(last),
         ]
+        callbacks = [*in_parts([*first, *between], is_ours), LastParts(last)]
         return callbacks
 
     def _first_and_last(

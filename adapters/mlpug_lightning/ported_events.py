@@ -204,18 +204,6 @@ class AtFitStart(pl.Callback):
         self._do()
 
 
-class Ordering(pl.Callback):
-    """Puts the callbacks that the module brings itself before mlpug's last ones, of which this is one."""
-
-    is_of_mlpug = True
-
-    def __init__(self, last: Sequence[pl.Callback]) -> None:
-        self._last = [*last, self]
-
-    def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
-        trainer.callbacks = [*(each for each in trainer.callbacks if each not in self._last), *self._last]
-
-
 def validation_logs(run: Run, names: Sequence[str]) -> None:
     """Told by Lightning's sanity check; a module that logs nothing there may log in a validation that counts."""
     if not names:
