@@ -248,7 +248,17 @@ class PortedRun:
     """By mlpug."""
 
     def __init__(
-        self, mlp, make, data, callbacks=(), num_epochs=NUM_EPOCHS, folder=None, natives=(), seed=5, **options
+        self,
+        mlp,
+        make,
+        data,
+        callbacks=(),
+        num_epochs=NUM_EPOCHS,
+        folder=None,
+        natives=(),
+        seed=5,
+        num_batches_per_epoch=None,
+        **options,
     ):
         if seed is not None:
             keras.utils.set_random_seed(seed)
@@ -261,6 +271,7 @@ class PortedRun:
             self.trainer,
             data(),
             num_epochs=num_epochs,
+            num_batches_per_epoch=num_batches_per_epoch,
             callbacks=[*keeper, *callbacks, *natives, self.logs, self.ours],
         )
 

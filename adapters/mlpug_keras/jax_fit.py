@@ -48,6 +48,11 @@ def tested(model: keras.Model, batch: Any) -> Any:
     return logs
 
 
+def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
+    """How many iterators ``fit`` has made of the data after so many epochs, and never used: none that draw anything."""
+    return 0
+
+
 def seed() -> None:
     """JAX has no seed of its own that anything is drawn from."""
 

@@ -61,6 +61,9 @@ class PortedAdapter:
         self._listeners: Sequence[Any] = ()
         self._told: Sequence[Any] = ()  # those that are not Keras's own
         self._can_evaluate = False
+        self._epochs_done = 0
+        self._num_batches: int | None = None  # in an epoch
+        self._feed: Any = None
         self._natives_to_load: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
@@ -95,6 +98,7 @@ class PortedAdapter:
         callbacks = Callbacks(model, step.latest, run, feed, self._load_natives, self._cut_short, self._publish_epoch)
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
+        self._epochs_done, self._num_batches, self._feed = run.first_epoch, run.num_batches_per_epoch, feed
         self._told = [listener for listener in run.listeners if not self.is_native_callback(listener)]
         if not run.first_batch:
             self._state.forget_metrics()
@@ -174,6 +178,8 @@ class PortedAdapter:
         with unchanged_errors():
             self._step.logs = self._state.load(state, self._data)
         self._natives_to_load = state["keras"]
+        self._epochs_done, self._num_batches = 0, state["configuration"]["num_batches_per_epoch"]
+        self._make_spare_iterators(state["run"]["completed_epochs"])
 
     def learning_rates(self) -> dict[str, float]:
         """That of the optimizer now, by its schedule if it has one."""
@@ -232,6 +238,8 @@ class PortedAdapter:
         self._tell("training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
 
     def _publish_epoch(self, logs: Mapping[str, Any]) -> None:
+        if self._feed.is_epoch_completed:
+            self._make_spare_iterators(self._epochs_done + 1)
         validates = self._validation.validation_data is not None
         of_validation = {
             name.removeprefix(_VALIDATION): value
@@ -242,6 +250,13 @@ class PortedAdapter:
         self._tell("training.epoch", of_training)
         if of_validation:
             self._tell("validation.dataset", of_validation)
+
+    def _make_spare_iterators(self, num_epochs: int) -> None:
+        """Those that ``fit`` makes by then, so that what they draw from gives the same to the next ones."""
+        before, now = (host.spare_iterators(self._data, n, self._num_batches) for n in (self._epochs_done, num_epochs))
+        for _ in range(now - before):
+            iter(self._data)
+        self._epochs_done = num_epochs
 
     def _tell(self, path: str, metrics: Mapping[str, Any]) -> None:
         tell(self._told, "metrics_logged", path, metrics)

@@ -46,6 +46,20 @@ def tested(model: keras.Model, batch: Any) -> Any:
     return model.test_function(iter([batch]))
 
 
+def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
+    """How many iterators ``fit`` has made of the data after so many epochs, and never used.
+
+    It makes one at the end of each epoch whose length it knew, and another when the next begins. Each of them draws
+    from what shuffles the dataset.
+    """
+    if not isinstance(data, tf.data.Dataset) or data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        return 0
+    length = int(data.cardinality())
+    if length < 0:  # not known in the first epoch
+        return 0 if num_batches is not None else max(0, num_epochs - 1)
+    return num_epochs if num_batches in (None, length) else 0
+
+
 def seed() -> int | None:
     """TensorFlow's, from which the order of arrays is drawn; None where nobody has set it."""
     found: int | None = context.global_seed()
