@@ -40,7 +40,7 @@ def has_gpu():
 
 
 def test_every_callback_of_the_core_is_there(mlp):
-    assert set(mlp.callbacks.__all__) == {*mlpug.callbacks.__all__, "EmptyCudaCache", "LogCudaMemory"}
+    assert set(mlp.callbacks.__all__) == {*mlpug.callbacks.__all__, "EmptyCudaCache", "LogCudaMemory", "as_native"}
     for name in mlpug.callbacks.__all__:
         assert getattr(mlp.callbacks, name) is getattr(mlpug.callbacks, name)
 

@@ -24,7 +24,7 @@ except mlp.errors.ConfigurationError as error:
 
 
 def test_every_callback_of_the_core_is_there():
-    assert set(mlp.callbacks.__all__) == {*mlpug.callbacks.__all__, "EmptyCudaCache", "LogCudaMemory"}
+    assert set(mlp.callbacks.__all__) == {*mlpug.callbacks.__all__, "EmptyCudaCache", "LogCudaMemory", "as_native"}
     for name in mlpug.callbacks.__all__:
         assert getattr(mlp.callbacks, name) is getattr(mlpug.callbacks, name)
 
