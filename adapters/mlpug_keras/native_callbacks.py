@@ -18,14 +18,19 @@ def is_native(listener: Any) -> bool:
     return isinstance(listener, keras.callbacks.Callback)
 
 
-def check_native(callback: keras.callbacks.Callback) -> None:
-    """Refuse a callback of Keras that can't do here what it is for."""
+def check_counting(callback: keras.callbacks.Callback) -> None:
+    """Refuse a callback of Keras that says itself where training begins."""
     if isinstance(callback, keras.callbacks.BackupAndRestore):
         raise ConfigurationError(
             "BackupAndRestore would set the epoch that training begins with, and mlpug counts epochs and batches "
             "itself. Take mlp.callbacks.CheckpointManager and manager.start_training(resume_from='auto'): that goes on "
             "with the batch that was next."
         )
+
+
+def check_native(callback: keras.callbacks.Callback) -> None:
+    """Refuse a callback of Keras that can't do here what it is for."""
+    check_counting(callback)
     if isinstance(callback, keras.callbacks.SwapEMAWeights) and not callback.swap_on_epoch:
         raise ConfigurationError(
             "SwapEMAWeights() swaps the weights while Keras evaluates, and here mlpug's callbacks evaluate. Give "

@@ -20,7 +20,7 @@ from mlpug_keras.components import component_state
 from mlpug_keras.fit_data import FitOptions, as_batches, as_fit_batch
 from mlpug_keras.fit_step import FitStep, Step, host
 from mlpug_keras.host import unchanged_errors
-from mlpug_keras.native_callbacks import is_native
+from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
 from mlpug_keras.state import load_native_state, native_state
 
@@ -198,7 +198,10 @@ class PortedAdapter:
 
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a callback of Keras 3."""
-        return is_native(candidate)
+        if not is_native(candidate):
+            return False
+        check_counting(candidate)
+        return True
 
     def native_metrics(self, callbacks: Sequence[Any]) -> None:
         """The model's own step may log anything."""

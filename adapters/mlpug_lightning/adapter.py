@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mlpug.adapter import Process, Run, StepOutput
-from mlpug.errors import ConfigurationError, MlpugWarning
+from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
@@ -26,7 +25,7 @@ from mlpug_lightning.native_callbacks import (
     check_native,
     check_resumable,
     monitored_besides,
-    not_resumable,
+    warn_if_not_resumable,
 )
 from mlpug_lightning.state import (
     check_optimizers,
@@ -210,25 +209,14 @@ class LightningAdapter:
         assert module is not None
         check_is_whole(module.latest.is_updating)
         module.undo_step()
-        self._warn_if_not_resumable()
+        trainer: Any = self._trainer
+        self._has_warned = self._has_warned or warn_if_not_resumable(trainer.callbacks)
         return {
             "model": self.model_state(),
             "training_model": remaining_state(module.training_model, self._model_components),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()},
             "lightning": self._at_cut or self._host_state(),
         }
-
-    def _warn_if_not_resumable(self) -> None:
-        trainer: Any = self._trainer
-        names = [] if self._has_warned else not_resumable(trainer.callbacks)
-        if names:
-            self._has_warned = True
-            warnings.warn(
-                f"A training checkpoint is written of a run with {', '.join(names)}, from which it can't be resumed: "
-                "part of what they remember isn't in their state_dict(). The weights in it can be used.",
-                MlpugWarning,
-                stacklevel=2,
-            )
 
     def _host_state(self) -> dict[str, Any]:
         return {"loops": loop_state(self._trainer, self._first_epoch), **native_state(self._trainer)}

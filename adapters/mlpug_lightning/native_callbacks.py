@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from mlpug.callbacks.native_names import NativeLogs
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.logs import Logs
 from mlpug_lightning.host import pl
 
@@ -69,6 +70,19 @@ def check_resumable(callbacks: Sequence[Any]) -> None:
             f"A run with {', '.join(names)} can't be resumed: part of what they remember isn't in their state_dict(). "
             "Start from the beginning, or leave them out."
         )
+
+
+def warn_if_not_resumable(callbacks: Sequence[Any]) -> bool:
+    """Say so when a training checkpoint is written; whether there was anything to say."""
+    names = not_resumable(callbacks)
+    if names:
+        warnings.warn(
+            f"A training checkpoint is written of a run with {', '.join(names)}, from which it can't be resumed: "
+            "part of what they remember isn't in their state_dict(). The weights in it can be used.",
+            MlpugWarning,
+            stacklevel=2,
+        )
+    return bool(names)
 
 
 def not_resumable(callbacks: Sequence[Any]) -> list[str]:

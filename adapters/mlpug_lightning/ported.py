@@ -19,7 +19,7 @@ from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_o
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
-from mlpug_lightning.native_callbacks import show_metrics
+from mlpug_lightning.native_callbacks import show_metrics, warn_if_not_resumable
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
 from mlpug_lightning.ported_data import Source, source_of
@@ -66,6 +66,7 @@ class PortedAdapter:
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: Resumed | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
+        self._has_warned = False  # of callbacks that can't be resumed
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
 
@@ -251,6 +252,8 @@ class PortedAdapter:
         """Weights, optimizers, and what Lightning and the module have counted."""
         assert self._leading is not None
         check_is_whole(not self._leading.undo_step(self._trainer.global_step))
+        trainer: Any = self._trainer
+        self._has_warned = self._has_warned or warn_if_not_resumable(trainer.callbacks)
         return {
             "model": self.model_state(),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},

@@ -10,6 +10,7 @@ import torch
 from mlpug_lightning.batches import Batches
 from mlpug_lightning.components import load_component_state
 from mlpug_lightning.host import pl
+from mlpug_lightning.native_callbacks import check_resumable
 from mlpug_lightning.ported_state import load_before_hooks, load_schedules, load_when_started, start_counting
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.state import check_optimizers, load_optimizer_state
@@ -47,6 +48,8 @@ class Resumed:
 
     def before_hooks(self) -> None:
         """Before anybody hears that ``fit`` starts."""
+        trainer: Any = self._trainer
+        check_resumable(trainer.callbacks)
         self.load_weights()
         load_before_hooks(self._trainer, self._module, self._host)
 

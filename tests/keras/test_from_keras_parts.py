@@ -258,6 +258,12 @@ def test_class_weights_need_targets_only(backend):
         TrainingManager(trainer, batches(with_weights=True)).start_training()
 
 
+def test_keras_own_way_to_go_on_is_refused(backend, tmp_path):
+    trainer = backend.mlp.trainers.DefaultTrainer.from_keras(sequential())
+    with pytest.raises(ConfigurationError, match=r"BackupAndRestore .*start_training.resume_from='auto'"):
+        TrainingManager(trainer, arrays(), callbacks=[keras.callbacks.BackupAndRestore(tmp_path)])
+
+
 def test_a_metric_that_nobody_writes_is_an_early_error(backend):
     trainer = backend.mlp.trainers.DefaultTrainer.from_keras(sequential())
     with pytest.raises(ConfigurationError, match=r"validation.dataset.loss.*nobody writes"):

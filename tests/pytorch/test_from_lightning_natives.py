@@ -1,0 +1,63 @@
+"""Lightning's own callbacks around a ported module do what they do natively."""
+
+import pytest
+import pytorch_lightning as pl
+from pytorch.native_projects import Classifier, Data
+from pytorch.native_runs import differences, native, ported
+
+import mlpug.pytorch as mlp
+from mlpug.errors import ConfigurationError, MlpugWarning
+
+NUM_EPOCHS = 6
+
+
+def early_stopping(folder):
+    return pl.callbacks.EarlyStopping("val_loss", patience=0, min_delta=0.3)
+
+
+def checkpoints_by_metric(folder):
+    return pl.callbacks.ModelCheckpoint(folder, monitor="val_loss", filename="{epoch}-{step}", save_top_k=2)
+
+
+def checkpoints_by_step(folder):
+    return pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)
+
+
+def averaging(folder):
+    return pl.callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2, annealing_epochs=2)
+
+
+def timer(folder):
+    return pl.callbacks.Timer(duration={"hours": 1})
+
+
+@pytest.mark.parametrize("make", [early_stopping, checkpoints_by_metric, checkpoints_by_step, averaging, timer])
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_as_natively(make, tmp_path):
+    folders = {name: tmp_path / name for name in ("native", "ported")}
+    saves = make in (checkpoints_by_metric, checkpoints_by_step)
+    expected = native(Classifier, Data, NUM_EPOCHS, [make(folders["native"])], enable_checkpointing=saves)
+    found = ported(Classifier, Data, NUM_EPOCHS, [make(folders["ported"])])
+    assert differences(found, expected) == []
+    files = [sorted(path.name for path in folder.rglob("*.ckpt")) for folder in folders.values()]
+    assert files[0] == files[1]
+    assert bool(files[0]) == saves
+    assert (expected.lightning.current_epoch < NUM_EPOCHS) == (make is early_stopping)
+
+
+def test_a_metric_of_mlpugs_is_found_by_its_path():
+    stopping = pl.callbacks.EarlyStopping("validation.dataset.val_loss", patience=0, min_delta=0.3)
+    by_path = ported(Classifier, Data, NUM_EPOCHS, [stopping])
+    by_name = ported(Classifier, Data, NUM_EPOCHS, [early_stopping(None)])
+    assert by_path.module.seen == by_name.module.seen
+    assert by_path.lightning.current_epoch < NUM_EPOCHS
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_what_wouldnt_go_on_where_it_was_is_said_and_refused(tmp_path):
+    manager = mlp.callbacks.CheckpointManager(tmp_path, "run", batch_level=False, metric_to_monitor=None)
+    with pytest.warns(MlpugWarning, match="a run with StochasticWeightAveraging, from which it can't be resumed"):
+        ported(Classifier, Data, 3, [averaging(tmp_path), manager])
+    path = tmp_path / "run-training-checkpoint.safetensors"
+    with pytest.raises(ConfigurationError, match="StochasticWeightAveraging can't be resumed"):
+        ported(Classifier, Data, NUM_EPOCHS, [averaging(tmp_path)], resume_from=path)
