@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mlpug.adapter import Process, Run, StepOutput
+from mlpug.adapter import Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
-from mlpug_lightning.batches import Batches, to_device, to_host
+from mlpug_lightning.batches import Batches, to_device
 from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
@@ -27,6 +27,7 @@ from mlpug_lightning.native_callbacks import (
     monitored_besides,
     warn_if_not_resumable,
 )
+from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.state import (
     check_optimizers,
     load_model_state,
@@ -52,7 +53,7 @@ class Native(NamedTuple):
     module: pl.LightningModule | None
 
 
-class LightningAdapter:
+class LightningAdapter(OnLightning):
     """Trains with a Lightning `Trainer`.
 
     Args:
@@ -61,8 +62,6 @@ class LightningAdapter:
         model_components: by name.
         compile_model: what makes the training model faster before it is called, `torch.compile` with its arguments.
     """
-
-    backend = "pytorch"
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class LightningAdapter:
     ) -> None:
         for name, optimizer in optimizers.items():
             _check_optimizer(name, optimizer)
-        self._trainer = trainer
+        super().__init__(trainer)
         self._optimizers = dict(optimizers)
         self._ratios = {name: _ratios_of(optimizer) for name, optimizer in optimizers.items()}
         self._model_components = dict(model_components)
@@ -86,11 +85,6 @@ class LightningAdapter:
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
         self._has_warned = False
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
-
-    @property
-    def process(self) -> Process:
-        """This process among those of Lightning's strategy."""
-        return Process(rank=self._trainer.global_rank, world_size=self._trainer.world_size)
 
     @property
     def native(self) -> Native:
@@ -186,18 +180,6 @@ class LightningAdapter:
             for part in training_parts:
                 part.training = True
         return as_step_output(returned, batch)
-
-    def to_host(self, tree: Any) -> Any:
-        """Tensors as numpy arrays and numbers."""
-        return to_host(tree)
-
-    def gather(self, tree: Any) -> list[Any]:
-        """What each process of Lightning's strategy gives."""
-        if self.process.world_size == 1:
-            return [tree]
-        gathered: list[Any] = [None] * self.process.world_size
-        torch.distributed.all_gather_object(gathered, tree)
-        return gathered
 
     def model_state(self) -> dict[str, dict[str, Any]]:
         """The state dict of each component."""

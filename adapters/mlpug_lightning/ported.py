@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from mlpug.adapter import Process, Run, StepOutput
+from mlpug.adapter import Run, StepOutput
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
 from mlpug_lightning.adapter import Native
-from mlpug_lightning.batches import Batches, to_host
+from mlpug_lightning.batches import Batches
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import show_metrics, warn_if_not_resumable
+from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
 from mlpug_lightning.ported_data import Source, source_of
@@ -42,7 +43,7 @@ from mlpug_lightning.state import optimizer_state
 LOGS = ("training.batch", "training.epoch", VALIDATION)
 
 
-class PortedAdapter:
+class PortedAdapter(OnLightning):
     """Trains a LightningModule by Lightning's own loop: its own steps, optimizers, schedules and hooks.
 
     Args:
@@ -51,10 +52,8 @@ class PortedAdapter:
         val_dataloaders: for Lightning's validation, where neither the module nor a DataModule has any.
     """
 
-    backend = "pytorch"
-
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, val_dataloaders: Any = None) -> None:
-        self._trainer = trainer
+        super().__init__(trainer)
         self._module = module
         self._val_dataloaders = val_dataloaders
         self._source = Source()
@@ -69,11 +68,6 @@ class PortedAdapter:
         self._has_warned = False  # of callbacks that can't be resumed
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
-
-    @property
-    def process(self) -> Process:
-        """This process among those of Lightning's strategy."""
-        return Process(rank=self._trainer.global_rank, world_size=self._trainer.world_size)
 
     @property
     def native(self) -> Native:
@@ -231,18 +225,6 @@ class PortedAdapter:
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
         return evaluated(self._trainer, self._module, self._source.holder, batch)
-
-    def to_host(self, tree: Any) -> Any:
-        """Tensors as numpy arrays and numbers."""
-        return to_host(tree)
-
-    def gather(self, tree: Any) -> list[Any]:
-        """What each process of Lightning's strategy gives."""
-        if self.process.world_size == 1:
-            return [tree]
-        gathered: list[Any] = [None] * self.process.world_size
-        torch.distributed.all_gather_object(gathered, tree)
-        return gathered
 
     def model_state(self) -> dict[str, dict[str, Any]]:
         """The module's state dict."""
