@@ -16,24 +16,31 @@ from mlpug_lightning.host import pl
 _PORT = "let Lightning optimize: bring the LightningModule to DefaultTrainer.from_lightning(module)"
 
 
-def check_native(callback: pl.Callback) -> None:
-    """Refuse a callback of Lightning that can't do here what it is for."""
+def check_counting(callback: pl.Callback) -> None:
+    """Refuse a callback of Lightning that says itself what a batch is, or that trains for trial."""
     callbacks = pl.callbacks
     name = type(callback).__name__
     if isinstance(callback, callbacks.GradientAccumulationScheduler):
         raise ConfigurationError(
             f"{name} would say how many batches make one update, and here a batch is an update. Give the trainer "
-            f"gradient_accumulation_steps=..., which is the same in every epoch; or {_PORT}."
-        )
-    if isinstance(callback, callbacks.BaseFinetuning):
-        raise ConfigurationError(
-            f"{name} gives the optimizer other parameters while it trains, and mlpug's optimizers are those that they "
-            f"were when training began. Freeze layers by requires_grad before that; or {_PORT}."
+            "gradient_accumulation_steps=..., which is the same in every epoch."
         )
     if isinstance(callback, (callbacks.BatchSizeFinder, callbacks.LearningRateFinder)):
         raise ConfigurationError(
             f"{name} trains for trial before training, which every callback would take for training itself. Find the "
             "value in a Trainer of its own."
+        )
+
+
+def check_native(callback: pl.Callback) -> None:
+    """Refuse a callback of Lightning that can't do here what it is for."""
+    check_counting(callback)
+    callbacks = pl.callbacks
+    name = type(callback).__name__
+    if isinstance(callback, callbacks.BaseFinetuning):
+        raise ConfigurationError(
+            f"{name} gives the optimizer other parameters while it trains, and mlpug's optimizers are those that they "
+            f"were when training began. Freeze layers by requires_grad before that; or {_PORT}."
         )
     after_validation = isinstance(callback, callbacks.EarlyStopping) and callback._check_on_train_epoch_end is False
     if after_validation or getattr(callback, "_save_on_train_epoch_end", None) is False:

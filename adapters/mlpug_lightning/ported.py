@@ -19,7 +19,7 @@ from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_o
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
-from mlpug_lightning.native_callbacks import show_metrics, warn_if_not_resumable
+from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_if_not_resumable
 from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
@@ -277,7 +277,10 @@ class PortedAdapter(OnLightning):
     def is_native_callback(self, candidate: object) -> bool:
         """Whether it is a callback of the Lightning that is used here."""
         check_is_ours(candidate)
-        return isinstance(candidate, pl.Callback)
+        if not isinstance(candidate, pl.Callback):
+            return False
+        check_counting(candidate)
+        return True
 
     def native_metrics(self, callbacks: Sequence[Any]) -> None:
         """The module may log anything."""

@@ -55,6 +55,10 @@ class Resumed:
 
     def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """When everybody has heard of it: the optimizers are those that will train."""
+        frozen = set(self._host["frozen"])
+        for name, parameter in self._module.named_parameters():
+            if parameter.requires_grad == (name in frozen):  # a callback froze it anew, or hasn't yet
+                parameter.requires_grad_(name not in frozen)
         check_optimizers(optimizers, self._state["optimizers"])
         for name, optimizer in optimizers.items():
             load_optimizer_state(optimizer, self._state["optimizers"][name])

@@ -2,6 +2,7 @@
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch.native_projects import Classifier, Data
 from pytorch.native_runs import differences, native, ported
 
@@ -45,6 +46,19 @@ def test_as_natively(make, tmp_path):
     assert (expected.lightning.current_epoch < NUM_EPOCHS) == (make is early_stopping)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pl.callbacks.GradientAccumulationScheduler({0: 2}),
+        pl.callbacks.BatchSizeFinder,
+        pl.callbacks.LearningRateFinder,
+    ],
+)
+def test_what_would_count_by_itself_is_refused(make):
+    with pytest.raises(ConfigurationError, match=r"a batch is an update|would take for training itself"):
+        ported(Classifier, Data, NUM_EPOCHS, [make()])
+
+
 def test_a_metric_of_mlpugs_is_found_by_its_path():
     stopping = pl.callbacks.EarlyStopping("validation.dataset.val_loss", patience=0, min_delta=0.3)
     by_path = ported(Classifier, Data, NUM_EPOCHS, [stopping])
@@ -61,3 +75,29 @@ def test_what_wouldnt_go_on_where_it_was_is_said_and_refused(tmp_path):
     path = tmp_path / "run-training-checkpoint.safetensors"
     with pytest.raises(ConfigurationError, match="StochasticWeightAveraging can't be resumed"):
         ported(Classifier, Data, NUM_EPOCHS, [averaging(tmp_path)], resume_from=path)
+
+
+class Frozen(pl.callbacks.BaseFinetuning):
+    """The first layer joins the optimizer in the second epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net[0])
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net[0], optimizer, lr=0.002)
+
+
+class OfTheUnfrozen(Classifier):
+    def configure_optimizers(self):
+        return torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=0.01)
+
+
+def test_layers_that_join_the_optimizer_join_it_again_in_a_resumed_run(tmp_path):
+    expected = native(OfTheUnfrozen, Data, 4, [Frozen()])
+    manager = mlp.callbacks.CheckpointManager(tmp_path, "run", batch_level=False, metric_to_monitor=None)
+    first = ported(OfTheUnfrozen, Data, 2, [Frozen(), manager])
+    path = tmp_path / "run-training-checkpoint.safetensors"
+    resumed = ported(OfTheUnfrozen, Data, 4, [Frozen()], resume_from=path)
+    assert first.module.seen[2:] + resumed.module.seen == expected.module.seen[2:]
+    assert differences(resumed, expected) == ["seen"]
