@@ -158,9 +158,12 @@ class Batches:
 
     def __getattr__(self, name: str) -> Any:
         # Modules ask ``trainer.train_dataloader`` for its dataset or its batch size. Its state is mlpug's to keep.
-        if name.startswith("_") or name in ("state_dict", "load_state_dict"):
+        if name.startswith("_") or name in ("state_dict", "load_state_dict") or self._before_fetch is None:
             raise AttributeError(name)
-        return getattr(self._epochs.dataset, name)
+        loader = self._epochs.dataset
+        if name == "dataset" and known_length(loader) is None and known_length(self) is not None:
+            raise AttributeError(name)  # Lightning would take the length of an epoch for one that the stream claims
+        return getattr(loader, name)
 
     def _processed(self) -> Any:
         if not self._is_processed:

@@ -2,7 +2,8 @@
 
 import pytest
 import pytorch_lightning as pl
-from pytorch.native_projects import Classifier, Data, loader, val_loader
+import torch
+from pytorch.native_projects import Classifier, Data, Stream, loader, val_loader
 from pytorch.native_runs import begin, differences, native, ported
 from torch.utils.data import DataLoader
 
@@ -165,3 +166,12 @@ def test_a_data_module_whose_hook_moves_batches():
             return DataLoader(self.val)
 
     assert differences(native(Classifier, Moving), ported(Classifier, Moving)) == []
+
+
+def test_a_stream_whose_epochs_are_given_a_length_has_none_itself_for_lightning():
+    def stream():
+        return torch.utils.data.DataLoader(Stream(), batch_size=4, num_workers=2)
+
+    of_manager = {"num_batches_per_epoch": 3}
+    trained = ported(Classifier, stream, 2, val_dataloaders=val_loader, of_manager=of_manager)
+    assert len([what for (what, *_), _, _ in trained.module.seen if what == "train"]) == 2 * 3
