@@ -99,7 +99,7 @@ def num_samples_in(batch: Any) -> int | None:
     """
     first = batch[0] if type(batch) in (tuple, list) and batch else batch
     shape = getattr(first, "shape", None)
-    if shape:  # as in most batches, which are asked this each time
+    if shape is not None and len(shape) > 0:  # as in most batches, which are asked this each time
         length_of_first: int = shape[0]
         return length_of_first
     for leaf in leaves(batch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import keras
@@ -108,23 +108,19 @@ class _Native(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         self._tell("training_ended")
-        self._hearing.close()
-        self._attached.end()
+        self._end()
 
     def _tell(self, event: str, *arguments: Any) -> None:
         try:
-            with _carried():
-                tell(self._listeners, event, *arguments)
+            tell(self._listeners, event, *arguments)
+        except EscapedStopIterationError as error:  # not the end of the data, for which ``fit`` would take it
+            escaped = RuntimeError("A callback raised StopIteration.")
+            self._end(escaped)
+            raise escaped from error.error
         except BaseException as error:
-            self._hearing.close()
-            self._attached.end(error)
+            self._end(error)
             raise
 
-
-@contextmanager
-def _carried() -> Iterator[None]:
-    """A StopIteration in a callback isn't the end of the data, for which ``fit`` would take it."""
-    try:
-        yield
-    except EscapedStopIterationError as error:
-        raise RuntimeError("A callback raised StopIteration.") from error.error
+    def _end(self, error: BaseException | None = None) -> None:
+        self._hearing.close()
+        self._attached.end(error)

@@ -21,7 +21,6 @@ class BatchGradient:
         backward: as `torch.autograd.backward`.
         optimizers: by name.
         trainer: Lightning's.
-        device: of the model.
         weighs: whether batches are computed in parts.
     """
 
@@ -31,7 +30,6 @@ class BatchGradient:
         backward: Callable[..., None],
         optimizers: Mapping[str, torch.optim.Optimizer],
         trainer: Any,
-        device: torch.device,
         weighs: bool,
     ) -> None:
         self._forward = forward
@@ -39,7 +37,7 @@ class BatchGradient:
         self._optimizers = optimizers
         self._strategy = trainer.strategy
         self._num_processes = trainer.world_size
-        self._device = device
+        self._mean = mean_over_processes(trainer.strategy, trainer.world_size)
         self._weighs = weighs or trainer.world_size > 1
 
     def of(self, chunks: list[Any], settings: Any) -> tuple[StepOutput, bool]:
@@ -48,7 +46,7 @@ class BatchGradient:
             output = self._forward(chunks[0], settings)
             self._add(output.loss, 1.0)
             return _without_graph(output), True
-        shares = Shares(self._mean_over_processes)
+        shares = Shares(self._mean)
         last = len(chunks) - 1
         outputs = [self._add_chunk(chunk, settings, shares, number == last) for number, chunk in enumerate(chunks)]
         if self._num_processes == 1 and shares.is_empty:
@@ -63,7 +61,7 @@ class BatchGradient:
         weight = shares.weigh(output.num_samples)
         synchronises = is_last and self._num_processes > 1 and not isinstance(output.loss, Mapping)
         with nullcontext() if synchronises else self._without_synchronising():
-            if not _is(weight, 0.0):
+            if not is_number(weight, 0.0):
                 self._add(output.loss, weight)
             elif synchronises:  # the others wait for this process's gradients, which add nothing
                 weights = [parameter for parameter in self._parameters if parameter.requires_grad]
@@ -73,7 +71,7 @@ class BatchGradient:
     def _add(self, loss: Any, weight: Any) -> None:
         """Add the gradient of a loss; where there is one for each optimizer, to its own weights only."""
         if not isinstance(loss, Mapping):
-            self._backward(loss if _is(weight, 1.0) else loss * weight)
+            self._backward(loss if is_number(weight, 1.0) else loss * weight)
             return
         check_losses(loss, self._optimizers)
         *others, last = self._optimizers
@@ -84,11 +82,6 @@ class BatchGradient:
     @property
     def _parameters(self) -> list[torch.Tensor]:
         return [parameter for optimizer in self._optimizers.values() for parameter in parameters_of(optimizer)]
-
-    def _mean_over_processes(self, number: float) -> Any:
-        if self._num_processes == 1:
-            return number
-        return self._strategy.reduce(torch.tensor(number, dtype=torch.float64, device=self._device), reduce_op="mean")
 
     def _average_over_processes(self) -> None:
         """What a strategy does in a backward pass, which it takes to be the only one of a batch."""
@@ -102,6 +95,18 @@ class BatchGradient:
     def _without_synchronising(self) -> AbstractContextManager[Any]:
         blocked: Callable[[], AbstractContextManager[Any]] = getattr(self._strategy, "block_backward_sync", nullcontext)
         return blocked()
+
+
+def mean_over_processes(strategy: Any, num_processes: int) -> Callable[[float], Any]:
+    """The function that takes a number's mean over the processes of a strategy."""
+
+    def mean(number: float) -> Any:
+        if num_processes == 1:
+            return number
+        on_device = torch.tensor(number, dtype=torch.float64, device=strategy.root_device)
+        return strategy.reduce(on_device, reduce_op="mean")
+
+    return mean
 
 
 class Shares:
@@ -146,8 +151,8 @@ def _or_one(number: Any) -> Any:
     return number + (number == 0)  # without a look at it, which may be on a device
 
 
-def _is(weight: Any, number: float) -> bool:
-    """Without a look at what may be on a device."""
+def is_number(weight: Any, number: float) -> bool:
+    """Whether it is, without a look at what may be on a device."""
     return isinstance(weight, float) and weight == number
 
 
@@ -186,7 +191,7 @@ def gradients_of(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 @torch.no_grad()
 def divide(gradients: list[torch.Tensor], total: Any) -> None:
     """Each gradient by a number, in place."""
-    if gradients and not _is(total, 1.0):
+    if gradients and not is_number(total, 1.0):
         torch._foreach_div_(gradients, total)
 
 

@@ -93,7 +93,7 @@ class TrainingModule(pl.LightningModule):
             backward = self.manual_backward
         optimizers = {self._names[id(optimizer)]: optimizer for optimizer in self._given_optimizers}
         self._gradient = BatchGradient(
-            self._forward, backward, optimizers, self.trainer, self.device, weighs=self._run.chunks_of is not None
+            self._forward, backward, optimizers, self.trainer, weighs=self._run.chunks_of is not None
         )
         if self.keep_buffers or self._on_non_finite is not None:
             self._kept_buffers = KeptBuffers(self)

@@ -12,7 +12,15 @@ import torch
 from mlpug.adapter import StepOutput
 from mlpug.chunks import Group, joined
 from mlpug.step_output import joined_outputs
-from mlpug_lightning.accumulation import Shares, divide, gradients_of, parameters_of, weighted_mean
+from mlpug_lightning.accumulation import (
+    Shares,
+    divide,
+    gradients_of,
+    is_number,
+    mean_over_processes,
+    parameters_of,
+    weighted_mean,
+)
 from mlpug_lightning.host import pl
 from mlpug_lightning.module import Latest
 from mlpug_lightning.ported_events import as_output
@@ -92,7 +100,8 @@ class _InChunks(_automatic._AutomaticOptimization):  # type: ignore[misc, name-d
         return _automatic.Closure(step_fn=step)
 
     def _of_chunks(self, kwargs: Any, backward: Any, optimizer: torch.optim.Optimizer) -> Any:
-        shares, chunks, logged = Shares(self._mean_over_processes), self._latest.chunks, _Logged(self.trainer)
+        shares = Shares(mean_over_processes(self.trainer.strategy, self.trainer.world_size))
+        chunks, logged = self._latest.chunks, _Logged(self.trainer)
         outputs: list[StepOutput] = []
         (batch_name, _), *_ = kwargs.items()
         for number, chunk in enumerate(chunks):
@@ -103,7 +112,7 @@ class _InChunks(_automatic._AutomaticOptimization):  # type: ignore[misc, name-d
             weight = shares.weigh(output.num_samples)
             blocks = number < len(chunks) - 1
             with _automatic._block_parallel_sync_behavior(self.trainer.strategy, block=blocks):
-                counts = self.trainer.world_size > 1 or not (isinstance(weight, float) and weight == 0.0)
+                counts = self.trainer.world_size > 1 or not is_number(weight, 0.0)
                 if backward is not None and result.closure_loss is not None and counts:
                     backward(result.closure_loss * weight)
             outputs.append(output)
@@ -114,12 +123,6 @@ class _InChunks(_automatic._AutomaticOptimization):  # type: ignore[misc, name-d
             return _automatic.ClosureResult(None)
         extra = {**(whole.auxiliary_results or {}), "num_samples": whole.num_samples}
         return _automatic.ClosureResult(whole.loss, extra=extra)
-
-    def _mean_over_processes(self, number: float) -> Any:
-        if self.trainer.world_size == 1:
-            return number
-        strategy = self.trainer.strategy
-        return strategy.reduce(torch.tensor(number, dtype=torch.float64, device=strategy.root_device), reduce_op="mean")
 
 
 class _Logged:

@@ -222,7 +222,7 @@ def check_monitors(
         monitor = getattr(callback, "monitor", None)
         if not isinstance(monitor, str) or monitor in published:
             continue
-        if any(_is_within(monitor, path) or _is_within(path, monitor) for path in paths):
+        if any(is_within(monitor, path) or is_within(path, monitor) for path in paths):
             continue
         if not any(_may_come_from(monitor, beginning) for beginning in beginnings):
             raise ConfigurationError(
@@ -232,14 +232,14 @@ def check_monitors(
             )
 
 
-def _is_within(path: str, other: str) -> bool:
+def is_within(path: str, other: str) -> bool:
     """Whether a path is another one or lies below it: a metric may itself be a dict."""
     return path == other or path.startswith(other + ".")
 
 
 def _may_come_from(monitor: str, beginning: str) -> bool:
     """Whether a monitored name can be that of a metric below the beginning of a path."""
-    if _is_within(monitor, beginning):
+    if is_within(monitor, beginning):
         return True
     marked = native_name(f"{beginning}.\0" if "." in beginning else f"{beginning}.dataset.\0")
     return marked is not None and monitor.startswith(marked.removesuffix("\0"))

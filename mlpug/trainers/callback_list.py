@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlpug.callbacks.callback import HOOKS, Callback
-from mlpug.callbacks.native_names import check_monitors
+from mlpug.callbacks.native_names import check_monitors, is_within
 from mlpug.errors import ConfigurationError
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.run_log import RunLog
@@ -93,7 +93,7 @@ def _check_metric_paths(callbacks: Sequence[Callback], of_every_run: list[str]) 
     written = [*of_every_run, *(path for callback in callbacks for path in callback.metric_paths())]
     for callback in callbacks:
         for path in callback.required_metric_paths():
-            if not any(_is_within(path, other) or _is_within(other, path) for other in written):
+            if not any(is_within(path, other) or is_within(other, path) for other in written):
                 raise ConfigurationError(
                     f"{type(callback).__name__} needs the metric path {path!r}, which nobody writes. "
                     f"Written are {', '.join(sorted(written))}. Correct the path, add the callback that writes it, or, "
@@ -117,17 +117,12 @@ def check_known_names(callbacks: Sequence[Callback], level: str, names: Sequence
     for callback in callbacks:
         for path in callback.required_metric_paths():
             is_there = path.startswith(f"{level}.")
-            if is_there and not any(_is_within(path, other) or _is_within(other, path) for other in written):
+            if is_there and not any(is_within(path, other) or is_within(other, path) for other in written):
                 raise ConfigurationError(
                     f"{type(callback).__name__} needs the metric path {path!r}, which nobody writes. "
                     f"Published in {level!r} are {', '.join(published) or 'no metrics'}. Correct the path, or log the "
                     "metric by that name."
                 )
-
-
-def _is_within(path: str, other: str) -> bool:
-    """Whether a path is another one or lies below it: a metric may itself be a dict."""
-    return path == other or path.startswith(other + ".")
 
 
 def check_hooks(callback: Callback) -> None:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,17 @@ def test_map_leaves_reaches_the_same_leaves_that_leaves_gives(tree):
     assert list(leaves(mapped)) == [10, 20]
 
 
+class _NoAxes(tuple):
+    """As TensorFlow's `TensorShape` of a scalar: without an axis, and yet not falsy."""
+
+    def __bool__(self):
+        return True
+
+
 def test_num_samples_is_the_first_axis_of_the_first_array_that_has_one():
     assert num_samples_in({"id": 7, "scale": np.float32(2), "x": np.zeros((4, 9)), "y": np.zeros(5)}) == 4
     assert num_samples_in(Pair([], Open(np.zeros((3, 2))))) == 3
+    assert num_samples_in((SimpleNamespace(shape=_NoAxes()), np.zeros((4, 9)))) == 4
 
 
 @pytest.mark.parametrize("batch", [None, "text", 3, [1, 2, 3], np.float64(1), np.zeros(()), {}])
