@@ -64,8 +64,7 @@ class BatchGradient:
             if not is_number(weight, 0.0):
                 self._add(output.loss, weight)
             elif synchronises:  # the others wait for this process's gradients, which add nothing
-                weights = [parameter for parameter in self._parameters if parameter.requires_grad]
-                self._backward(torch.stack([parameter.sum() for parameter in weights]).sum() * 0.0)
+                self._backward(zero_loss(self._parameters))
         return _without_graph(output)
 
     def _add(self, loss: Any, weight: Any) -> None:
@@ -186,6 +185,17 @@ def gradients_of(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Those that there are, each once."""
     by_id = {id(parameter): parameter.grad for parameter in parameters}
     return [gradient for gradient in by_id.values() if gradient is not None]
+
+
+def zero_loss(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """A loss whose gradients are zero, of every parameter: of one that is NaN, zero times it wouldn't be.
+
+    >>> weight = torch.ones(2, requires_grad=True)
+    >>> zero_loss([weight]).backward()
+    >>> weight.grad
+    tensor([0., 0.])
+    """
+    return torch.stack([parameter.sum() for parameter in parameters if parameter.requires_grad]).sum() * 0.0
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from mlpug_lightning.accumulation import (
     mean_over_processes,
     parameters_of,
     weighted_mean,
+    zero_loss,
 )
 from mlpug_lightning.host import pl
 from mlpug_lightning.module import Latest
@@ -102,24 +103,27 @@ class _InChunks(_automatic._AutomaticOptimization):  # type: ignore[misc, name-d
     def _of_chunks(self, kwargs: Any, backward: Any, optimizer: torch.optim.Optimizer) -> Any:
         shares = Shares(mean_over_processes(self.trainer.strategy, self.trainer.world_size))
         chunks, logged = self._latest.chunks, _Logged(self.trainer)
+        is_alone = self.trainer.world_size == 1
         outputs: list[StepOutput] = []
         (batch_name, _), *_ = kwargs.items()
         for number, chunk in enumerate(chunks):
-            with logged.of(chunk):
-                result = self._training_step(type(kwargs)(kwargs, **{batch_name: chunk}))
-            output = as_output(result.asdict() if result.loss is not None else {}, chunk)
-            logged.weigh(output.num_samples)
-            weight = shares.weigh(output.num_samples)
             blocks = number < len(chunks) - 1
+            # Around the forward pass too: what it was when that ran decides whether gradients are reduced.
             with _automatic._block_parallel_sync_behavior(self.trainer.strategy, block=blocks):
-                counts = self.trainer.world_size > 1 or not is_number(weight, 0.0)
-                if backward is not None and result.closure_loss is not None and counts:
+                with logged.of(chunk):
+                    result = self._training_step(type(kwargs)(kwargs, **{batch_name: chunk}))
+                output = as_output(result.asdict() if result.loss is not None else {}, chunk)
+                logged.weigh(output.num_samples)
+                weight = shares.weigh(output.num_samples)
+                if backward is not None and not is_number(weight, 0.0):
                     backward(result.closure_loss * weight)
+                elif backward is not None and not is_alone and not blocks:  # the others wait for its gradients
+                    backward(zero_loss(parameters_of(optimizer)))
             outputs.append(output)
         divide(gradients_of(parameters_of(optimizer)), shares.total())
         logged.join()
         whole = joined_outputs(outputs, torch.cat, weighted_mean)
-        if whole.num_samples == 0:
+        if is_alone and shares.is_empty:
             return _automatic.ClosureResult(None)
         extra = {**(whole.auxiliary_results or {}), "num_samples": whole.num_samples}
         return _automatic.ClosureResult(whole.loss, extra=extra)
