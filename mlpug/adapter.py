@@ -56,13 +56,6 @@ class Events(Protocol):
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
         """The step is done. `did_update` is False where the weights did not move."""
 
-    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
-        """The host itself has computed metrics, for ``"<set>.<level>"`` of the logs, in the place of what was there.
-
-        Arrays are still on the device. Those of ``"training.batch"`` are told before `batch_ended`, in addition to what
-        is there; those of an epoch before `epoch_ended`.
-        """
-
     def epoch_ended(self, completed: bool) -> None:
         """No more batches. `completed` is False where a stop cut the epoch short: native callbacks don't hear of it."""
 
@@ -72,6 +65,10 @@ class Events(Protocol):
 
 def _nobody_asks(level: str, names: Sequence[str]) -> None:
     """No callback waits for a metric."""
+
+
+def _nobody_reads(level: str, metrics: Mapping[str, Any]) -> None:
+    """There are no logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +88,10 @@ class Run:
     # None: each batch is computed as a whole. Else it cuts what the dataset gave, on its device, into parts to compute
     # one after the other. The gradient of the batch is sum(num_samples_i * gradient_i) / sum(num_samples_i).
     clipping: Clipping | None = None
+    on_metrics_logged: Callable[[str, Mapping[str, Any]], None] = _nobody_reads
+    # Called with what the host itself has computed, still on the device, for a level of the logs, such as
+    # "validation.dataset", in the place of what was there: before `epoch_ended` for an epoch, and before `batch_ended`
+    # for "training.batch", to whose metrics it is added.
     on_names_known: Callable[[str, Sequence[str]], None] = _nobody_asks
     # Called before the first batch where the host knows already which metrics it will log by itself: for a level, such
     # as "validation.dataset", all of their names. It raises where a callback waits for another one.

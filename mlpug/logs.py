@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
+from functools import partial
 from typing import Any
 
 
-class Lazy:
-    """A value that is computed when it is first read from a `Logs`.
+class Lazy(partial[Any]):
+    """A value that is computed when it is first read from a `Logs`: what a function gives for some arguments.
 
-    >>> logs = Logs(loss=Lazy(lambda: 0.5))
+    >>> logs = Logs(loss=Lazy(min, 0.5, 1.0))
     >>> logs["loss"]
     0.5
     """
 
-    __slots__ = ("compute",)
-
-    def __init__(self, compute: Callable[[], Any]) -> None:
-        self.compute = compute
+    __slots__ = ()
 
 
 class Logs(MutableMapping[str, Any]):
@@ -38,7 +36,7 @@ class Logs(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
         if type(value) is Lazy:
-            value = self._values[name] = value.compute()
+            value = self._values[name] = value()
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -55,6 +53,10 @@ class Logs(MutableMapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._values
+
+    def update(self, *values: Any, **named: Any) -> None:
+        """As of a dict, and not by the inherited way, item by item."""
+        self._values.update(*values, **named)
 
     def clear(self) -> None:
         """Forget everything; nothing is computed, as it would be by the inherited way of taking item by item."""

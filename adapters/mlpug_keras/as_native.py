@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import keras
+from keras.src.utils.python_utils import default
 
 from mlpug.errors import ConfigurationError
 from mlpug.stop_iteration import EscapedStopIterationError
@@ -26,8 +27,9 @@ def as_native(*callbacks: Any) -> keras.callbacks.Callback:
     The run isn't changed by it. The logs have what ``fit`` knows: ``training.batch.loss`` is the loss of the batch
     alone (see `DefaultTrainer.from_keras`), ``training.epoch.<name>`` are the means over the epoch so far that Keras
     shows, ``validation.dataset.<name>`` is what ``fit`` validates. Checkpoints are as always; of a training checkpoint
-    that was made at an epoch's end, ``from_keras(model)`` goes on by ``start_training(resume_from=path)``. Keras tells
-    its callbacks nothing of an error outside of a step: then ``on_training_ended`` isn't called.
+    that was made at an epoch's end, ``from_keras(model)`` goes on by ``start_training(resume_from=path)``. They hear of
+    a batch before Keras's own callbacks do, and ``fit`` waits for no number because of them. Keras tells its callbacks
+    nothing of an error outside of a step: then ``on_training_ended`` isn't called.
 
     Args:
         callbacks: mlpug's. Keras gives its callbacks no batches: hooks get None.
@@ -51,6 +53,7 @@ class _Native(keras.callbacks.Callback):
         super().__init__()
         self._attached = attached
         self._listeners: tuple[Any, ...] = ()
+        self._log: Any = None  # what Keras computes
         self._latest: Any = None
         self._step: Any = None
         self._hearing = ExitStack()
@@ -69,11 +72,12 @@ class _Native(keras.callbacks.Callback):
         adapter = PortedAdapter(trained, FitOptions(), Validation(), has_chunks=False)
         trainer = DefaultTrainer(adapter, {"optimizer": trained.optimizer}, trained, logs_itself=_LOGS)
         run = self._attached.start(trainer, self.params["epochs"])
-        self._listeners, self._num_batches = run.listeners, self.params["steps"]
+        self._listeners, self._log, self._num_batches = run.listeners, run.on_metrics_logged, self.params["steps"]
         self._is_first_epoch = True
         self._step = adapter.attach(run)
         self._latest = self._step.latest
-        self._hearing.enter_context(self._step.beside_fit(self._attached.end))
+        beside_fit = self._step.beside_fit(self._batch_started, self._batch_trained, self._attached.end)
+        self._hearing.enter_context(beside_fit)
         self._tell("training_started", self._num_batches)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -83,27 +87,30 @@ class _Native(keras.callbacks.Callback):
         self._count, self._is_stopped = 0, False
         self._tell("epoch_started")
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def _batch_started(self) -> None:
         self._tell("batch_started", None)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def _batch_trained(self) -> None:
         output = self._latest.step_output
         self._count += 1
-        self._tell("metrics_logged", "training.epoch", self._step.logs)
+        self._log("training.epoch", self._step.logs)
         loss = output.loss
-        self._tell("metrics_logged", "training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
+        self._log("training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
         self._tell("batch_ended", None, output, True)
         self._latest.step_output = None
+
+    @default  # type: ignore[untyped-decorator]  # in whose presence ``fit`` waits for no number of a batch
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._is_stopped = self._model.stop_training
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
         of_validation = {name: value for name, value in logs.items() if name.startswith("val_")}
         of_training = {name: value for name, value in logs.items() if name not in of_validation}
-        self._tell("metrics_logged", "training.epoch", of_training)
+        self._log("training.epoch", of_training)
         if of_validation:
             without = {name.removeprefix("val_"): value for name, value in of_validation.items()}
-            self._tell("metrics_logged", "validation.dataset", without)
+            self._log("validation.dataset", without)
         self._tell("epoch_ended", not self._is_stopped or self._count == self._num_batches)
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -69,10 +69,17 @@ class FitStep:
             model.train_function = kept
 
     @contextmanager
-    def beside_fit(self, on_error: Callable[[BaseException], None]) -> Iterator[None]:
+    def beside_fit(
+        self,
+        on_started: Callable[[], None],
+        on_trained: Callable[[], None],
+        on_error: Callable[[BaseException], None],
+    ) -> Iterator[None]:
         """Within, a ``fit`` trains as it does without mlpug, and what its latest step gave is kept.
 
         Args:
+            on_started: called before each step.
+            on_trained: called after each step.
             on_error: called with what a step raises, before it is raised.
         """
         model = self._model
@@ -83,13 +90,17 @@ class FitStep:
         native = model.train_function
 
         def train_function(*arguments: Any) -> Any:
+            on_started()
             try:
-                return host.with_logs(native(*arguments), self._heard)
+                result = host.with_logs(native(*arguments), self._heard)
             except StopIteration:  # how an epoch ends
                 raise
             except BaseException as error:
                 on_error(error)
                 raise
+            host.show_state(model, result)
+            on_trained()
+            return result
 
         model.train_function = train_function
         try:

@@ -95,6 +95,17 @@ def with_logs(result: Any, heard: Callable[[Any], Any]) -> Any:
     return heard(logs), state
 
 
+def show_state(model: keras.Model, result: Any) -> None:
+    """Let `sync` find what the native function returned, as it will when ``fit`` has taken it."""
+    _, (trainable, non_trainable, of_optimizer, of_metrics) = result
+    model._jax_state = {
+        "trainable_variables": trainable,
+        "non_trainable_variables": non_trainable,
+        "optimizer_variables": of_optimizer,
+        "metrics_variables": of_metrics,
+    }
+
+
 def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
     """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
     with patched(model, train_step=step):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
-from mlpug_keras.bridge import Callbacks, Feed, Placeholders, tell
+from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.compiled_model import flat, is_built, patched
 from mlpug_keras.components import component_state
 from mlpug_keras.fit_data import FitOptions, as_batches, as_fit_batch
@@ -59,7 +60,6 @@ class PortedAdapter:
         self._has_chunks = has_chunks
         self._state = PortedState(model)
         self._listeners: Sequence[Any] = ()
-        self._told: Sequence[Any] = ()  # those that are not Keras's own
         self._can_evaluate = False
         self._epochs_done = 0
         self._num_batches: int | None = None  # in an epoch
@@ -95,11 +95,11 @@ class PortedAdapter:
         """Let the model's own ``fit`` train."""
         model, step = self._model, self._step
         feed = Feed(model, step.latest, run, self._accept, Step.concatenate, self._build)
-        callbacks = Callbacks(model, step.latest, run, feed, self._load_natives, self._cut_short, self._publish_epoch)
+        publish_epoch = partial(self._publish_epoch, run)
+        callbacks = Callbacks(model, step.latest, run, feed, self._load_natives, self._cut_short, publish_epoch)
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
         self._epochs_done, self._num_batches, self._feed = run.first_epoch, run.num_batches_per_epoch, feed
-        self._told = [listener for listener in run.listeners if not self.is_native_callback(listener)]
         if not run.first_batch:
             self._state.forget_metrics()
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
@@ -117,7 +117,7 @@ class PortedAdapter:
                 return not is_cut and bool(should_evaluate(epoch, frequency))
 
             with (
-                step.in_fit(self._data, self._publish_batch),
+                step.in_fit(self._data, partial(self._publish_batch, run)),
                 patched(model, reset_metrics=starts_epoch, _should_eval=validates),
             ):
                 model.fit(
@@ -232,15 +232,15 @@ class PortedAdapter:
                 "be read only once."
             )
 
-    def _publish_batch(self) -> None:
+    def _publish_batch(self, run: Run) -> None:
         self._state.go_on()
         output = self._step.latest.step_output
         assert output is not None
         loss = output.loss
-        self._tell("training.epoch", flat(self._step.logs))
-        self._tell("training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
+        run.on_metrics_logged("training.epoch", flat(self._step.logs))
+        run.on_metrics_logged("training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
 
-    def _publish_epoch(self, logs: Mapping[str, Any]) -> None:
+    def _publish_epoch(self, run: Run, logs: Mapping[str, Any]) -> None:
         if self._feed.is_epoch_completed:
             self._make_spare_iterators(self._epochs_done + 1)
         validates = self._validation.validation_data is not None
@@ -250,9 +250,9 @@ class PortedAdapter:
             if validates and name.startswith(_VALIDATION)
         }
         of_training = {name: value for name, value in logs.items() if not (validates and name.startswith(_VALIDATION))}
-        self._tell("training.epoch", of_training)
+        run.on_metrics_logged("training.epoch", of_training)
         if of_validation:
-            self._tell("validation.dataset", of_validation)
+            run.on_metrics_logged("validation.dataset", of_validation)
 
     def _make_spare_iterators(self, num_epochs: int) -> None:
         """Those that ``fit`` makes by then, so that what they draw from gives the same to the next ones."""
@@ -260,9 +260,6 @@ class PortedAdapter:
         for _ in range(now - before):
             iter(self._data)
         self._epochs_done = num_epochs
-
-    def _tell(self, path: str, metrics: Mapping[str, Any]) -> None:
-        tell(self._told, "metrics_logged", path, metrics)
 
     def _cut_short(self) -> bool:
         """As in an ordinary run: Keras's own callbacks hear of it only where it was one of them that stopped."""

@@ -98,6 +98,10 @@ def with_logs(result: Any, heard: Callable[[Any], Any]) -> Any:
     return heard(result)
 
 
+def show_state(model: keras.Model, result: Any) -> None:
+    """The variables have it."""
+
+
 def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
     """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
     call = _step_on(step, model, data)

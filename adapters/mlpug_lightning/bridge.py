@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlpug.adapter import Events, Run
 from mlpug.stop_iteration import EscapedStopIterationError
-from mlpug_lightning.host import pl
+from mlpug_lightning.host import pl, without_unused_hooks
 from mlpug_lightning.native_callbacks import show_metrics
 
 if TYPE_CHECKING:
     from mlpug_lightning.module import Latest
 
 
+@without_unused_hooks
 class Bridge(pl.Callback):
     """A native callback for listeners that stand next to each other in the list.
 
@@ -80,6 +81,7 @@ class LastBridge(LateBridge):
         self._on_epoch_told()
 
 
+@without_unused_hooks
 class First(pl.Callback):
     """Always the first of all callbacks: it shows them the metrics, and tells the end of training before any hears."""
 
@@ -95,6 +97,7 @@ class First(pl.Callback):
         tell(self._listeners, "training_ended")
 
 
+@without_unused_hooks
 class Restoring(pl.Callback):
     """Always the last of all callbacks: it restores the others when each has set itself up, as Lightning does."""
 

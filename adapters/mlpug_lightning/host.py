@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlpug.errors import ConfigurationError, MissingDependencyError
 
@@ -33,9 +33,41 @@ else:
             f"mlpug.pytorch needs PyTorch and PyTorch Lightning ({error}): pip install 'mlpug[pytorch]'"
         ) from error
 
-__all__ = ["check_is_ours", "own_signals", "pl", "processed_loader", "quiet", "running", "tidy_exit"]
+_Kind = TypeVar("_Kind", bound="pl.Callback")
+
+__all__ = [
+    "check_is_ours",
+    "own_signals",
+    "pl",
+    "processed_loader",
+    "quiet",
+    "running",
+    "tidy_exit",
+    "without_unused_hooks",
+]
 
 _OTHER = {"pytorch_lightning": "lightning.pytorch", "lightning.pytorch": "pytorch_lightning"}
+_HOOKS_OF_BATCHES = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+
+
+def without_unused_hooks(kind: type[_Kind]) -> type[_Kind]:
+    """A kind of callback without those hooks of a batch that do nothing.
+
+    Lightning passes over what it can't call, and else reads several properties and enters a context for each.
+    """
+    for name in _HOOKS_OF_BATCHES:
+        if getattr(kind, name) is getattr(pl.Callback, name):
+            setattr(kind, name, None)
+    return kind
 
 
 def check_is_ours(candidate: object) -> None:

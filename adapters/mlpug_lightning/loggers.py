@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -42,9 +41,6 @@ class LoggerFeed:
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
         if self._period and (self._current["global_iter"] + 1) % self._period == 0:
             self._log(_OF_BATCHES)
-
-    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
-        """Found in the logs later."""
 
     def epoch_ended(self, completed: bool) -> None:
         if completed and self._trainer.is_global_zero:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from mlpug_lightning.host import pl
+from mlpug_lightning.host import pl, without_unused_hooks
 
 _HOOKS = (
     "on_fit_start",
@@ -20,6 +20,7 @@ _HOOKS = (
 )
 
 
+@without_unused_hooks
 class Parts(pl.Callback):
     """Callbacks that stand next to each other: Lightning spends some time on each, at each hook of each batch.
 

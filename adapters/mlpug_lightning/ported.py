@@ -134,7 +134,7 @@ class PortedAdapter(OnLightning):
         leading, settling = self._first_and_last(run, on_started=lambda: None, on_epoch_told=lambda: None)
         return [
             leading,
-            EpochMetrics(run.listeners, self._latest),
+            EpochMetrics(run, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest),
             settling,
         ]
@@ -152,7 +152,7 @@ class PortedAdapter(OnLightning):
             last.insert(0, AtFitStart(lambda: resumed.after_hooks(self._optimizers())))
         between = [
             *own_callbacks,
-            (LateEpochMetrics if has_hook else EpochMetrics)(run.listeners, self._latest),
+            (LateEpochMetrics if has_hook else EpochMetrics)(run, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
         ]
         callbacks = [*in_parts([*first, *between], is_ours), LastParts(last)]
@@ -163,7 +163,7 @@ class PortedAdapter(OnLightning):
     ) -> tuple[Leading, Settling]:
         self._settling = Settling(run.listeners[-1:], self._latest, on_epoch_told)
         self._leading = Leading(
-            run.listeners,
+            run,
             self._latest,
             self._settling,
             self._module,

@@ -67,7 +67,7 @@ class Leading(pl.Callback):
     """Always the first of all callbacks: it knows what a batch gave before anybody hears of it.
 
     Args:
-        listeners: mlpug's and native ones.
+        run: what is to be done.
         latest: what changes at each batch.
         settling: the last listener.
         module: the user's.
@@ -80,7 +80,7 @@ class Leading(pl.Callback):
 
     def __init__(
         self,
-        listeners: Sequence[Any],
+        run: Run,
         latest: Latest,
         settling: Settling,
         module: pl.LightningModule,
@@ -88,7 +88,7 @@ class Leading(pl.Callback):
         moments: Moments,
         keeps: bool,
     ) -> None:
-        self._listeners = _of_mlpug(listeners)
+        self._run = run
         self._latest = latest
         self._settling = settling
         self._module = module
@@ -132,14 +132,13 @@ class Leading(pl.Callback):
         latest.did_update = has_moved and (bool(outputs) or not pl_module.automatic_optimization)
         logged = {"loss": output.loss}
         self._add_logged(logged, trainer.fit_loop.epoch_loop._results)
-        for listener in self._listeners:
-            listener.metrics_logged("training.batch", logged)
+        self._run.on_metrics_logged("training.batch", logged)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             self._moments.on_sanity_checked([name for name, _ in _logged_for_epoch(trainer)])
         else:
-            tell(self._listeners, "metrics_logged", VALIDATION, epoch_metrics(trainer))
+            self._run.on_metrics_logged(VALIDATION, epoch_metrics(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
@@ -151,7 +150,7 @@ class Leading(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
-        tell(self._listeners, "training_ended")
+        tell(_of_mlpug(self._run.listeners), "training_ended")
 
     def undo_step(self, num_steps: int) -> bool:
         """Undo what a step left in buffers and logs that an error ended; False: the weights have moved."""
@@ -179,13 +178,13 @@ class EpochMetrics(pl.Callback):
 
     is_of_mlpug = True
 
-    def __init__(self, listeners: Sequence[Any], latest: Latest) -> None:
-        self._listeners = _of_mlpug(listeners)
+    def __init__(self, run: Run, latest: Latest) -> None:
+        self._run = run
         self._latest = latest
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._latest.is_cut_short and (metrics := epoch_metrics(trainer)):
-            tell(self._listeners, "metrics_logged", "training.epoch", metrics)
+            self._run.on_metrics_logged("training.epoch", metrics)
 
 
 class LateEpochMetrics(EpochMetrics, pl.callbacks.Checkpoint):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -293,13 +292,13 @@ class _SetOfMetrics:
         batch_logs = written.child("batch")
         if not self._windows:
             for metric in self.evaluator.metrics:
-                batch_logs[metric] = Lazy(partial(_picked_value, value, pick, metric))
+                batch_logs[metric] = Lazy(_picked_value, value, pick, metric)
             return
         window_logs = written.child("sliding_window")
         for metric, window in self._windows.items():
             inputs = pick(metric)
             window.add(inputs)
-            batch_logs[metric] = Lazy(partial(value, metric, inputs))
+            batch_logs[metric] = Lazy(value, metric, inputs)
             window_logs[metric] = self._lazy_window_values[metric]
 
     def write_dataset(self, logs: Logs, dataset: Iterable[Any], evaluate_settings: Any) -> None:

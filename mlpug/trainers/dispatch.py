@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -51,23 +51,25 @@ class CallbackGroup:
         self._on_training_ended = _overridden(callbacks, "on_training_ended")
 
     def training_started(self, num_batches_per_epoch: int | None) -> None:
-        self._call(self._on_training_start, self._logs)
+        for hook in self._on_training_start:
+            self._call(hook, self._logs)
 
     def epoch_started(self) -> None:
-        self._call(self._on_epoch_start, self._logs)
+        for hook in self._on_epoch_start:
+            self._call(hook, self._logs)
 
     def batch_started(self, batch: Any) -> None:
-        self._call(self._on_batch_training_start, batch, self._logs)
+        for hook in self._on_batch_training_start:
+            self._call(hook, batch, self._logs)
 
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
-        self._call(self._on_batch_training_completed, batch, self._logs)
-
-    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
-        """Callbacks find them in the logs."""
+        for hook in self._on_batch_training_completed:
+            self._call(hook, batch, self._logs)
 
     def epoch_ended(self, completed: bool) -> None:
         if completed:
-            self._call(self._on_epoch_completed, self._logs)
+            for hook in self._on_epoch_completed:
+                self._call(hook, self._logs)
 
     def training_ended(self) -> None:
         """The callbacks hear of it when the host is done too: see `tell_training_ended`."""
@@ -87,12 +89,11 @@ class CallbackGroup:
                     first = error
         return first
 
-    def _call(self, hooks: Sequence[Callable[..., None]], *arguments: Any) -> None:
-        for hook in hooks:
-            try:
-                hook(*arguments)
-            except BaseException as error:  # noqa: BLE001 - CallbackErrors raises it again, unchanged
-                self._errors.handle(error, hook)
+    def _call(self, hook: Callable[..., None], *arguments: Any) -> None:
+        try:
+            hook(*arguments)
+        except BaseException as error:  # noqa: BLE001 - CallbackErrors raises it again, unchanged
+            self._errors.handle(error, hook)
 
 
 def _overridden(callbacks: Sequence[Callback], hook: str) -> list[Callable[..., None]]:

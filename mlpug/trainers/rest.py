@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -61,9 +61,6 @@ class Rest:
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
         if self._hooks:
             self._rest()
-
-    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
-        """Something is under way."""
 
     def epoch_ended(self, completed: bool) -> None:
         if completed:

@@ -7,7 +7,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from mlpug.adapter import StepOutput
@@ -116,9 +115,8 @@ class RunLog:
         # What was not read of the batch before is let go: it may hold arrays as large as the model's outputs.
         self._batch.clear()
         self.step_output = None
-        current = self._current
-        current["batch_step"] = self._batches_done - self._first_batch
-        current["global_iter"] = self._batches_done
+        done = self._batches_done
+        self._current.update(batch_step=done - self._first_batch, global_iter=done)
         self._batch_started_at = time.perf_counter()
 
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
@@ -128,9 +126,8 @@ class RunLog:
         self.step_output = output
         self._batch["did_update_model"] = did_update
         if output.gradient_norm is not None:
-            self._batch["gradient_norm"] = Lazy(partial(self._to_host, output.gradient_norm))
-        self._batch_params["duration"] = duration
-        self._batch_params["lr"] = self._lazy_learning_rate
+            self._batch["gradient_norm"] = Lazy(self._to_host, output.gradient_norm)
+        self._batch_params.update(duration=duration, lr=self._lazy_learning_rate)
         self._window_params["duration"] = self._lazy_average_duration
 
     def found_non_finite(self, output: StepOutput) -> None:
@@ -138,16 +135,19 @@ class RunLog:
         params = self._current["training_params"]
         params["skipped_batches"] = params.get("skipped_batches", 0) + 1
 
-    def metrics_logged(self, path: str, metrics: Mapping[str, Any]) -> None:
-        to_host = self._to_host
-        if path == "training.batch":
-            for name, value in metrics.items():
-                _write(self._batch, name, Lazy(partial(to_host, value)))
-            return
-        set_name, level = path.split(".")
-        written = self._current.child(set_name)[level] = Logs()
+    def metrics_logged(self, level: str, metrics: Mapping[str, Any]) -> None:
+        """See `Run.on_metrics_logged`."""
+        if level == "training.batch":
+            written = self._batch
+        else:
+            set_name, _, name_of_level = level.partition(".")
+            written = self._current.child(set_name)[name_of_level] = Logs()
         for name, value in metrics.items():
-            _write(written, name, Lazy(partial(to_host, value)))
+            lazy = Lazy(self._to_host, value)
+            if "." in name:
+                _write(written, name, lazy)
+            else:
+                written[name] = lazy
 
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at

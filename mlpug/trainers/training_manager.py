@@ -214,6 +214,7 @@ class TrainingManager:
             ),
             chunks_of=self.trainer.chunking.chunks_of if self.trainer.chunking.is_needed else None,
             clipping=self.trainer.clipping,
+            on_metrics_logged=self._run_log.metrics_logged,
             on_names_known=partial(check_known_names, self._callbacks),
             first_epoch=position.epoch,
             first_batch=position.batch,

@@ -1,11 +1,15 @@
 """mlpug's callbacks in a run of ``model.fit`` of a script's own: it isn't changed, and they see what it knows."""
 
 import importlib
+import threading
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from compiled_models import Sequence, arrays, batches, compiled, layers
+from keras.src.callbacks import callback_list
+from keras.src.utils import python_utils
 
 from mlpug.callbacks import Callback
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
@@ -110,6 +114,70 @@ def test_without_it_afterwards_the_model_trains_as_before():
     fit(trained, mlp.callbacks.as_native(Keep()))
     assert fit(trained) == fit(alone)
     assert_same_weights(trained, alone)
+
+
+class WeightsOfEach(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(self.model.get_weights())
+
+
+class WeightsInHooks(Callback):
+    """What a checkpoint of each batch would hold; afterwards the learning rate is another one."""
+
+    def __init__(self, rates=()):
+        self.seen, self.rates = [], list(rates)
+
+    def on_batch_training_completed(self, batch, logs):
+        self.seen.append(self.manager.trainer.adapter.native.get_weights())
+        if self.rates:
+            self.manager.trainer.adapter.native.optimizer.learning_rate = self.rates.pop(0)
+
+
+class RateOfEach(keras.callbacks.Callback):
+    def __init__(self, rates):
+        super().__init__()
+        self.rates = list(rates)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.optimizer.learning_rate = self.rates.pop(0)
+
+
+@pytest.mark.parametrize("rates", [[], [0.1 / place for place in range(1, 4 * NUM_EPOCHS + 1)]], ids=["", "rates"])
+def test_a_hook_finds_the_weights_after_its_batch_and_may_change_what_the_next_one_uses(rates):
+    native, ours = WeightsOfEach(), WeightsInHooks(rates)
+    alone, trained = model(), model()
+    fit(alone, native, *([RateOfEach(rates)] if rates else []))
+    fit(trained, mlp.callbacks.as_native(ours))
+    assert len(native.seen) == len(ours.seen) == 4 * NUM_EPOCHS
+    for weights, expected in zip(ours.seen, native.seen, strict=True):
+        for weight, of_native in zip(weights, expected, strict=True):
+            np.testing.assert_array_equal(weight, of_native)
+    assert_same_weights(trained, alone)
+
+
+def test_fit_waits_for_no_number_that_it_would_not_wait_for_without_it(monkeypatch):
+    read_here = []
+
+    def pythonify_logs(logs):
+        if logs and threading.current_thread() is threading.main_thread():
+            read_here.append(sorted(logs))
+        return python_utils.pythonify_logs(logs)
+
+    monkeypatch.setattr(callback_list, "python_utils", SimpleNamespace(pythonify_logs=pythonify_logs))
+    fit(model())
+    alone = list(read_here)
+    assert alone
+    read_here.clear()
+    fit(model(), mlp.callbacks.as_native(Keep()))
+    assert read_here == alone
+    read_here.clear()
+    fit(model(), LossOfEach())
+    reads_elsewhere = keras.config.backend() == "jax"  # else Keras always reads each batch's numbers here
+    assert len(read_here) - len(alone) == (4 * NUM_EPOCHS if reads_elsewhere else 0)
 
 
 @pytest.mark.parametrize("data", ["arrays", "batches"])
