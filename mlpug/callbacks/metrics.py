@@ -101,7 +101,7 @@ class TrainingMetricsLogger(Callback):
         """Make the windows, now that it is known how long an epoch is."""
         if self._set.mode is LoggingMode.DATASET:
             checked_dataset("training dataset", self.manager.training_dataset, more_than_once=True)
-        self._set.start(logs)
+        self._set.start(logs, self.manager.trainer.adapter.to_host)
 
     def on_batch_training_start(self, batch: Any, logs: Logs) -> None:
         """Let go of the batch before."""
@@ -199,7 +199,7 @@ class TestMetricsLogger(Callback):
 
     def on_training_start(self, logs: Logs) -> None:
         """Make the windows, now that it is known how long an epoch is."""
-        self._set.start(logs)
+        self._set.start(logs, self.manager.trainer.adapter.to_host)
 
     def on_batch_training_completed(self, batch: Any, logs: Logs) -> None:
         """Evaluate, where that is asked for at each batch."""
@@ -273,8 +273,9 @@ class _SetOfMetrics:
             if metric in state:
                 window.set_state(state[metric])
 
-    def start(self, logs: Logs) -> None:
+    def start(self, logs: Logs, to_host: Callable[[Any], Any]) -> None:
         """Make the windows; the default length depends on how long an epoch is."""
+        self.evaluator.read_by(to_host)
         if self.mode is LoggingMode.BATCH_AND_SLIDING_WINDOW:
             final_batch_step = logs["final_batch_step"]
             half_an_epoch = 100 if final_batch_step is None else max(1, (final_batch_step + 1) // 2)

@@ -72,6 +72,8 @@ class MetricEvaluator:
                     f"metrics[{name!r}] must be an mlp.evaluation.Metric(inputs=..., compute=...), not {metric!r}."
                 )
         self._trainer = trainer
+        # Turns device arrays into numpy arrays.
+        self.to_host: ToHost = _as_arrays if trainer is None else trainer.adapter.to_host
         self._model_evaluate_func = model_evaluate_func
         of_trainer = Chunking() if trainer is None else trainer.chunking
         self._chunking = Chunking(
@@ -143,10 +145,10 @@ class MetricEvaluator:
         """A window over the latest `length` batches of a metric."""
         return sliding_window(self.metrics[name], length, self.to_host)
 
-    @property
-    def to_host(self) -> ToHost:
-        """Turns device arrays into numpy arrays: the trainer's way where there is one."""
-        return _as_arrays if self._trainer is None else self._trainer.adapter.to_host
+    def read_by(self, to_host: ToHost) -> None:
+        """Where the evaluator has no trainer: read device arrays as the trainer does that gives them."""
+        if self._trainer is None:
+            self.to_host = to_host
 
     def _evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         if self._model_evaluate_func is not None:
@@ -167,4 +169,10 @@ def _loss_inputs(_batch: Any, output: StepOutput) -> tuple[Any, Any]:
 
 
 def _as_arrays(tree: Any) -> Any:
-    return map_leaves(lambda leaf: np.asarray(leaf) if hasattr(leaf, "__array__") else leaf, tree)
+    return map_leaves(_as_array, tree)
+
+
+def _as_array(leaf: Any) -> Any:
+    if hasattr(leaf, "detach"):  # PyTorch's, which numpy can't read on a GPU, or with a gradient
+        leaf = leaf.detach().cpu()
+    return np.asarray(leaf) if hasattr(leaf, "__array__") else leaf
