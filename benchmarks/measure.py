@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from statistics import median
 from typing import Any
 
@@ -24,6 +24,7 @@ class TimedBatches:
 
     Attributes:
         batch_seconds: for each epoch, how long `num_batches` batches took.
+        asked_at: for each epoch, when each of those batches was asked for, and the last one was done.
         started: for each epoch, when its first batch was asked for.
     """
 
@@ -31,6 +32,7 @@ class TimedBatches:
         self._batches = batches
         self._num_batches = num_batches
         self.batch_seconds: list[float] = []
+        self.asked_at: list[list[float]] = []
         self.started: list[float] = []
 
     def __len__(self) -> int:
@@ -40,9 +42,11 @@ class TimedBatches:
         batches = cycle(self._batches)
         self.started.append(time.perf_counter())
         yield next(batches)
-        started = time.perf_counter()
-        yield from islice(batches, self._num_batches)
-        self.batch_seconds.append(time.perf_counter() - started)
+        self.asked_at.append(asked_at := [time.perf_counter()])
+        for batch in islice(batches, self._num_batches):
+            yield batch
+            asked_at.append(time.perf_counter())
+        self.batch_seconds.append(asked_at[-1] - asked_at[0])
         yield next(batches)
 
     def microseconds_a_batch(self, first_epoch: int = 0) -> float:
@@ -50,10 +54,19 @@ class TimedBatches:
         seconds = self.batch_seconds[first_epoch:]
         return sum(seconds) / (len(seconds) * self._num_batches) * 1e6
 
+    def microseconds_of_the_median_batch(self) -> float:
+        """What is small beside the noise shows here first: what else the machine does falls on few batches."""
+        return median_step(self.asked_at)
+
     def microseconds_a_batch_with_epoch_end(self) -> float:
         """From the first epoch's first batch to the last epoch's first batch: all that happens between epochs too."""
         num_batches = (len(self.started) - 1) * len(self)
         return (self.started[-1] - self.started[0]) / num_batches * 1e6
+
+
+def median_step(times: Iterable[Sequence[float]]) -> float:
+    """The median of the steps in all lists of times in seconds, in microseconds."""
+    return median(after - before for of_epoch in times for before, after in pairwise(of_epoch)) * 1e6
 
 
 def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
