@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -28,8 +29,9 @@ def as_native(*callbacks: Any) -> keras.callbacks.Callback:
     alone (see `DefaultTrainer.from_keras`), ``training.epoch.<name>`` are the means over the epoch so far that Keras
     shows, ``validation.dataset.<name>`` is what ``fit`` validates. Checkpoints are as always; of a training checkpoint
     that was made at an epoch's end, ``from_keras(model)`` goes on by ``start_training(resume_from=path)``. They hear of
-    a batch before Keras's own callbacks do, and ``fit`` waits for no number because of them. Keras tells its callbacks
-    nothing of an error outside of a step: then ``on_training_ended`` isn't called.
+    a batch before Keras's own callbacks do, and ``fit`` waits for no number because of them. Where
+    Keras doesn't know how many batches there are, they hear of the start of one after its step, which fetches it. Keras
+    tells its callbacks nothing of an error outside of a step: then ``on_training_ended`` isn't called.
 
     Args:
         callbacks: mlpug's. Keras gives its callbacks no batches: hooks get None.
@@ -59,6 +61,7 @@ class _Native(keras.callbacks.Callback):
         self._hearing = ExitStack()
         self._num_batches: int | None = None  # in an epoch, where Keras knows it
         self._count = 0  # of them that are done
+        self._started_at = 0.0  # the latest one
         self._is_stopped = False  # within the epoch
         self._is_first_epoch = True
 
@@ -88,9 +91,14 @@ class _Native(keras.callbacks.Callback):
         self._tell("epoch_started")
 
     def _batch_started(self) -> None:
-        self._tell("batch_started", None)
+        self._started_at = time.perf_counter()
+        if self._num_batches is not None:  # else it is the step that finds out whether there is another one
+            self._tell("batch_started", None)
 
     def _batch_trained(self) -> None:
+        if self._num_batches is None:
+            self._tell("batch_started", None)
+            self._attached.batch_began(self._started_at)
         output = self._latest.step_output
         self._count += 1
         self._log("training.epoch", self._step.logs)

@@ -76,6 +76,10 @@ class Attached:
         counts = {"completed_epochs": num_epochs, "batches_done": num_batches}
         self._run_log.set_state({**self._run_log.get_state(), **counts, "first_batch": num_batches - num_in_epoch})
 
+    def batch_began(self, at: float) -> None:
+        """The batch that was told to start just now started then, by `time.perf_counter`."""
+        self._run_log.batch_started_at = at
+
     def restore(self) -> None:
         """When training has started: callbacks go on where a checkpoint of the host's was."""
         if self._state is not None and self.manager is not None:

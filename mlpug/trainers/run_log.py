@@ -32,6 +32,7 @@ class RunLog:
         logs: the logs object of the run.
         step_output: what the step gave for the batch that just ended; None while there is none.
         completed_epochs: how many epochs ran to their end.
+        batch_started_at: from when the duration of the batch counts.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class RunLog:
         self._batches_done = 0
         self._first_batch = 0  # of the epoch, counted over all of training
         self._warned = False
-        self._batch_started_at = self._epoch_started_at = 0.0
+        self.batch_started_at = self._epoch_started_at = 0.0
 
     @staticmethod
     def metric_paths(has_gradient_norm: bool) -> list[str]:
@@ -117,10 +118,10 @@ class RunLog:
         self.step_output = None
         done = self._batches_done
         self._current.update(batch_step=done - self._first_batch, global_iter=done)
-        self._batch_started_at = time.perf_counter()
+        self.batch_started_at = time.perf_counter()
 
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
-        duration = time.perf_counter() - self._batch_started_at
+        duration = time.perf_counter() - self.batch_started_at
         self._durations.append(duration)
         self._batches_done += 1
         self.step_output = output

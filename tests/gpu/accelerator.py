@@ -3,8 +3,8 @@
     pytest tests/gpu/test_lightning.py
     KERAS_BACKEND=jax pytest tests/gpu/test_keras_jax.py
 
-tox and CI leave them out. The contract suite runs on a GPU too, on JAX; in full precision, without which chunks of a batch
-differ from the whole by more than rounding in float32:
+tox and CI leave them out. The contract suite runs on a GPU too, on JAX; in full precision, without which chunks of a
+batch differ from the whole by more than rounding in float32:
 
     KERAS_BACKEND=jax JAX_DEFAULT_MATMUL_PRECISION=highest pytest tests/contract --backend jax
 """

@@ -159,6 +159,36 @@ def test_a_hook_finds_the_weights_after_its_batch_and_may_change_what_the_next_o
     assert_same_weights(trained, alone)
 
 
+class KeepPlaces(Callback):
+    def __init__(self):
+        self.starts, self.durations, self.at_ends = [], [], []
+
+    def on_batch_training_start(self, batch, logs):
+        self.starts.append(logs["current"]["batch_step"])
+
+    def on_batch_training_completed(self, batch, logs):
+        self.durations.append(logs.at("training_params.batch.duration"))
+
+    def on_epoch_completed(self, logs):
+        current = logs["current"]
+        self.at_ends.append((current["batch_step"], current["training"]["batch"]["loss"]))
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # which is how Keras learns that it ends
+def test_batches_of_an_unknown_number_are_heard_of_once_each():
+    places, keep = KeepPlaces(), Keep()
+    once_an_epoch = mlp.callbacks.TrainingMetricsLogger(
+        metric_evaluator=mlp.evaluation.MetricEvaluator(), batch_level=False, logging_mode="batch"
+    )
+    given = ((X[:4], Y[:4]) for _ in range(3))
+    native = mlp.callbacks.as_native(keep, once_an_epoch, places)
+    fit(model(), native, x=given, y=None, batch_size=None, shuffle=False, num_epochs=1)
+    assert places.starts == [0, 1, 2]
+    assert places.at_ends == [(2, keep.losses[-1][0])]
+    assert len(places.durations) == 3
+    assert places.durations[0] > 0.05  # the first step is compiled
+
+
 def test_fit_waits_for_no_number_that_it_would_not_wait_for_without_it(monkeypatch):
     read_here = []
 
