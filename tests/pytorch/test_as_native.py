@@ -294,3 +294,21 @@ def test_what_cant_work_is_said_when_it_is_made(make, message, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=message):
         mlp.callbacks.as_native(*make())
+
+
+HOOKS_OF_A_STEP = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+
+
+class NativeNothing(pl.Callback):
+    """What Lightning calls all of whose hooks."""
+
+
+def test_lightning_spends_nothing_on_the_hooks_of_a_batch_that_it_does_not_have():
+    profiler = pl.profilers.SimpleProfiler()
+    fit(NativeNothing(), mlp.callbacks.as_native(Keep()), profiler=profiler)
+    called = {what for what in profiler.recorded_durations if what.startswith("[Callback]")}
+    of_native = {what.rpartition(".")[2] for what in called if "NativeNothing" in what}
+    of_ours = {what.rpartition(".")[2] for what in called if "mlpug: " in what}
+    assert of_native >= {*HOOKS_OF_A_STEP, "on_train_batch_start", "on_validation_batch_end"}
+    assert of_ours.isdisjoint({*HOOKS_OF_A_STEP, "on_validation_batch_start", "on_validation_batch_end"})
+    assert of_ours >= {"on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"}
