@@ -18,7 +18,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from measure import interleaved, median_step, print_difference, print_medians, print_ratio, print_ratio_header
+from measure import (
+    Seat,
+    in_turns,
+    interleaved,
+    print_added,
+    print_medians,
+    print_ratio,
+    print_ratio_header,
+)
 
 LOG_PERIOD = 500  # Hello World's; the number of batches is a multiple of it
 TIMED_EPOCHS = 3  # after one in which everything is compiled
@@ -28,7 +36,7 @@ VALIDATION_BATCHES = 50
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backend", choices=["tensorflow", "jax"])
-    parser.add_argument("--blocks", type=int, default=14, help="blocks of each contestant; 7 go through every rotation")
+    parser.add_argument("--blocks", type=int, default=10, help="blocks of each contestant; 5 go through every rotation")
     parser.add_argument("--batches", type=int, default=500, help="batches in an epoch, a multiple of 500")
     parser.add_argument(
         "--cpu-time",
@@ -71,29 +79,10 @@ class Clock:
     def __init__(self, num_batches: int) -> None:
         self._num_batches = num_batches
         self._marks: dict[str, list[float]] = {"started": [], "batches_done": [], "ended": []}
-        self._steps: list[list[float]] = []
 
     def mark(self, what: str) -> None:
         """It is now that this epoch started, that its batches were done, or that it ended."""
-        self._marks[what].append(self._now())
-        if what == "started":
-            self._steps.append([])
-
-    def before_each(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """The step; when it is called is marked."""
-
-        def marked(*arguments: Any) -> Any:
-            self._steps[-1].append(self._now())
-            return step(*arguments)
-
-        return marked
-
-    def microseconds_of_the_median_batch(self) -> float:
-        """Of the timed epochs; 0 where steps weren't marked."""
-        return median_step(self._steps[1:]) if any(self._steps) else 0.0
-
-    def _now(self) -> float:
-        return time.process_time() if OPTIONS.cpu_time else time.perf_counter()
+        self._marks[what].append(time.process_time() if OPTIONS.cpu_time else time.perf_counter())
 
     def microseconds_a_batch(self, until: str) -> float:
         """Mean over the timed epochs; the first is not one."""
@@ -109,10 +98,6 @@ class KerasClock(keras.callbacks.Callback):
         self._clock = clock
         self._validates = validates
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        trained = self._model  # `self.model` would have Keras write all values into the variables on JAX
-        trained.train_function = self._clock.before_each(trained.train_function)
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._clock.mark("started")
 
@@ -123,6 +108,24 @@ class KerasClock(keras.callbacks.Callback):
         if not self._validates:
             self._clock.mark("batches_done")  # the logs hold the loss as a number: nothing is still on its way
         self._clock.mark("ended")
+
+
+class TakesTurns(keras.callbacks.Callback):
+    """The last callback of a fit that takes turns with others: it puts the end of a turn before each step."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__()
+        self._seat = seat
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        trained = self._model  # `self.model` would have Keras write all values into the variables on JAX
+        step = trained.train_function
+
+        def step_in_turn(*arguments: Any) -> Any:
+            self._seat.begin_batch()
+            return step(*arguments)
+
+        trained.train_function = step_in_turn
 
 
 class MlpugClock(mlp.callbacks.Callback):
@@ -277,12 +280,16 @@ def jax_step() -> Callable[[Any, Any], Any]:
     return step
 
 
-def train_bare(dataset: Any, validation: Any, num_epochs: int, clock: Clock, callbacks: Sequence[Any] = ()) -> None:
+def train_bare(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
     """Fit with nothing to do but train. It keeps the mean loss of the epoch, which can't be switched off."""
+    train_beside(dataset, num_epochs, [KerasClock(clock, False)])
+
+
+def train_beside(dataset: Any, num_epochs: int, callbacks: Sequence[Any]) -> None:
+    """Fit, and no more than these callbacks."""
     classifier, loss_func, optimizer = new_training()
     classifier.compile(optimizer, loss_func)
-    callbacks = [*callbacks, KerasClock(clock, False)]
-    classifier.fit(for_fit(dataset), epochs=num_epochs, verbose=0, shuffle=False, callbacks=callbacks)
+    classifier.fit(for_fit(dataset), epochs=num_epochs, verbose=0, shuffle=False, callbacks=list(callbacks))
 
 
 class Nothing(mlp.callbacks.Callback):
@@ -299,14 +306,20 @@ class NativeNothing(keras.callbacks.Callback):
         """Do nothing."""
 
 
-def train_attached(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
-    """The same with one callback of mlpug's."""
-    train_bare(dataset, validation, num_epochs, clock, [mlp.callbacks.as_native(Nothing())])
-
-
-def train_listened_to(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
-    """The same with one callback of Keras's."""
-    train_bare(dataset, validation, num_epochs, clock, [NativeNothing()])
+def print_what_callbacks_add(dataset: Any) -> None:
+    """What one callback adds to a batch of fit with everything off, batch by batch."""
+    callbacks: dict[str, Callable[[], list[Any]]] = {
+        BARE: list,
+        ATTACHED: lambda: [mlp.callbacks.as_native(Nothing())],
+        LISTENED_TO: lambda: [NativeNothing()],
+    }
+    turns = in_turns(
+        {
+            name: lambda seat, make=make: train_beside(dataset, 1 + TIMED_EPOCHS, [*make(), TakesTurns(seat)])
+            for name, make in callbacks.items()
+        }
+    )
+    print_added(turns, BARE, {ATTACHED: "<= 20", LISTENED_TO: ""})
 
 
 def train_featured(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -> None:
@@ -356,13 +369,12 @@ def train_ported(dataset: Any, validation: Any, num_epochs: int, clock: Clock) -
     manager.start_training()
 
 
-def block(train: Callable[..., None], dataset: Any, validation: Any) -> tuple[float, float, float]:
-    """(µs a batch, µs a batch with the end of the epoch and the validation in it, µs of the median batch)."""
+def block(train: Callable[..., None], dataset: Any, validation: Any) -> tuple[float, float]:
+    """(µs a batch, µs a batch with the end of the epoch and the validation in it)."""
     clock = Clock(OPTIONS.batches)
     train(dataset, validation, 1 + TIMED_EPOCHS, clock)
     keras.utils.clear_session()
-    with_end = clock.microseconds_a_batch("ended")
-    return clock.microseconds_a_batch("batches_done"), with_end, clock.microseconds_of_the_median_batch()
+    return clock.microseconds_a_batch("batches_done"), clock.microseconds_a_batch("ended")
 
 
 def main() -> None:
@@ -377,12 +389,11 @@ def main() -> None:
         dataset, validation = as_tf_data(dataset), as_tf_data(validation)
 
     training = {RAW: train_raw, BARE: train_bare, FEATURED: train_featured, MLPUG: train_mlpug, PORTED: train_ported}
-    training |= {ATTACHED: train_attached, LISTENED_TO: train_listened_to}
     contestants = {name: partial(block, train, dataset, validation) for name, train in training.items()}
     interleaved(contestants, rounds=1)  # what is slow only once in a process
     measured = interleaved(contestants, OPTIONS.blocks)
-    of_batches, with_end, of_medians = (
-        {name: [values[index] for values in blocks] for name, blocks in measured.items()} for index in range(3)
+    of_batches, with_end = (
+        {name: [values[index] for values in blocks] for name, blocks in measured.items()} for index in range(2)
     )
 
     print(f"{OPTIONS.backend}, {OPTIONS.data}: {OPTIONS.blocks} blocks of each, {TIMED_EPOCHS} timed epochs in a block")
@@ -394,9 +405,7 @@ def main() -> None:
     print_ratio("mlpug / fit, features", of_batches[MLPUG], of_batches[FEATURED], "<= 0.85")
     print_ratio("the same, whole epochs with validation", with_end[MLPUG], with_end[FEATURED])
     print_ratio("from_keras / fit, everything off", of_batches[PORTED], of_batches[BARE], "<= 1.1")
-    print("of median batches, beside fit with everything off:")
-    print_difference(ATTACHED, of_medians[ATTACHED], of_medians[BARE], "<= 20")
-    print_difference(LISTENED_TO, of_medians[LISTENED_TO], of_medians[BARE], "")
+    print_what_callbacks_add(dataset)
 
 
 if __name__ == "__main__":

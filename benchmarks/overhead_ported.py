@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from measure import TimedBatches, interleaved, print_difference, print_medians, print_ratio, print_ratio_header
+from measure import (
+    BatchesOfSeat,
+    Seat,
+    TimedBatches,
+    in_turns,
+    interleaved,
+    print_added,
+    print_medians,
+    print_ratio,
+    print_ratio_header,
+)
 
 EPOCHS = 2  # what is between the first and the second is the end of an epoch
 NATIVE, PORTED = "the host's own run", "the same by mlpug"
 ATTACHED = "as_native of a callback that does nothing"
 LISTENED_TO = "a native callback that does nothing"
 
-Train = Callable[[TimedBatches], None]
+Batches = TimedBatches | BatchesOfSeat
+Train = Callable[[Batches], None]
 
 
 def of_lightning() -> tuple[dict[str, Train], list[Any]]:
@@ -58,17 +70,17 @@ def of_lightning() -> tuple[dict[str, Train], list[Any]]:
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             """The same."""
 
-    def native(dataset: TimedBatches, callbacks: Sequence[pl.Callback] = ()) -> None:
+    def native(dataset: Batches, callbacks: Sequence[pl.Callback] = ()) -> None:
         pl.Trainer(max_epochs=EPOCHS, callbacks=list(callbacks), **off).fit(Classifier(), dataset)
 
-    def ported(dataset: TimedBatches) -> None:
+    def ported(dataset: Batches) -> None:
         trainer = mlp.trainers.DefaultTrainer.from_lightning(Classifier(), **off)
         mlp.trainers.TrainingManager(trainer, dataset, num_epochs=EPOCHS).start_training()
 
-    def attached(dataset: TimedBatches) -> None:
+    def attached(dataset: Batches) -> None:
         native(dataset, [mlp.callbacks.as_native(Nothing())])
 
-    def listened_to(dataset: TimedBatches) -> None:
+    def listened_to(dataset: Batches) -> None:
         native(dataset, [NativeNothing()])
 
     return {NATIVE: native, PORTED: ported, ATTACHED: attached, LISTENED_TO: listened_to}, batches
@@ -85,22 +97,23 @@ def main() -> None:
     options = parser.parse_args()
     contestants, batches = HOSTS[options.host]()
 
-    def measured(train: Train) -> tuple[float, float]:
+    def measured(train: Train) -> float:
         dataset = TimedBatches(batches, options.batches)
         train(dataset)
-        return dataset.microseconds_a_batch(), dataset.microseconds_of_the_median_batch()
+        return dataset.microseconds_a_batch()
 
-    both = interleaved(
-        {name: lambda train=train: measured(train) for name, train in contestants.items()}, options.rounds
+    def seated(train: Train, seat: Seat) -> None:
+        train(BatchesOfSeat(batches, options.batches, seat))
+
+    times = interleaved(
+        {name: partial(measured, train) for name, train in contestants.items() if name in (NATIVE, PORTED)},
+        options.rounds,
     )
-    times, of_medians = ({name: [each[index] for each in values] for name, values in both.items()} for index in (0, 1))
     print_medians(f"{options.host}, a batch", times)
-    print_medians("the median batch", of_medians)
     print_ratio_header()
     print_ratio(f"{PORTED} / {NATIVE}", times[PORTED], times[NATIVE], "<= 1.1")
-    print("of median batches, beside the host's own run:")
-    print_difference(ATTACHED, of_medians[ATTACHED], of_medians[NATIVE], "<= 20")
-    print_difference(LISTENED_TO, of_medians[LISTENED_TO], of_medians[NATIVE], "")
+    turns = in_turns({name: partial(seated, train) for name, train in contestants.items() if name != PORTED})
+    print_added(turns, NATIVE, {ATTACHED: "<= 20", LISTENED_TO: ""})
 
 
 if __name__ == "__main__":
