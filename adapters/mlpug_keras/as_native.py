@@ -29,9 +29,9 @@ def as_native(*callbacks: Any) -> keras.callbacks.Callback:
     alone (see `DefaultTrainer.from_keras`), ``training.epoch.<name>`` are the means over the epoch so far that Keras
     shows, ``validation.dataset.<name>`` is what ``fit`` validates. Checkpoints are as always; of a training checkpoint
     that was made at an epoch's end, ``from_keras(model)`` goes on by ``start_training(resume_from=path)``. They hear of
-    a batch before Keras's own callbacks do, and ``fit`` waits for no number because of them. Where
-    Keras doesn't know how many batches there are, they hear of the start of one after its step, which fetches it. Keras
-    tells its callbacks nothing of an error outside of a step: then ``on_training_ended`` isn't called.
+    a batch before Keras's own callbacks do, and ``fit`` waits for no number because of them. Where Keras doesn't know
+    how many batches there are, they hear of the start of one after its step, which fetches it. Keras tells its
+    callbacks nothing of an error outside of a step: then ``on_training_ended`` isn't called.
 
     Args:
         callbacks: mlpug's. Keras gives its callbacks no batches: hooks get None.
@@ -61,7 +61,7 @@ class _Native(keras.callbacks.Callback):
         self._hearing = ExitStack()
         self._num_batches: int | None = None  # in an epoch, where Keras knows it
         self._count = 0  # of them that are done
-        self._started_at = 0.0  # the latest one
+        self._started_at = 0.0  # the latest batch
         self._is_stopped = False  # within the epoch
         self._is_first_epoch = True
 
