@@ -61,7 +61,7 @@ class _Native(keras.callbacks.Callback):
         self._hearing = ExitStack()
         self._num_batches: int | None = None  # in an epoch, where Keras knows it
         self._count = 0  # of them that are done
-        self._started_at = 0.0  # the latest batch
+        self._started_at: float | None = None  # the batch that is under way in a run that this hears of
         self._is_stopped = False  # within the epoch
         self._is_first_epoch = True
 
@@ -79,8 +79,7 @@ class _Native(keras.callbacks.Callback):
         self._is_first_epoch = True
         self._step = adapter.attach(run)
         self._latest = self._step.latest
-        beside_fit = self._step.beside_fit(self._batch_started, self._batch_trained, self._attached.end)
-        self._hearing.enter_context(beside_fit)
+        self._hearing.enter_context(self._step.beside_fit(self._batch_trained, self._end))
         self._tell("training_started", self._num_batches)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -90,15 +89,18 @@ class _Native(keras.callbacks.Callback):
         self._count, self._is_stopped = 0, False
         self._tell("epoch_started")
 
-    def _batch_started(self) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._started_at = time.perf_counter()
         if self._num_batches is not None:  # else it is the step that finds out whether there is another one
             self._tell("batch_started", None)
 
     def _batch_trained(self) -> None:
+        started_at, self._started_at = self._started_at, None
+        if started_at is None:  # Keras doesn't say where a run ends by an error: this is the next one
+            return
         if self._num_batches is None:
             self._tell("batch_started", None)
-            self._attached.batch_began(self._started_at)
+            self._attached.batch_began(started_at)
         output = self._latest.step_output
         self._count += 1
         self._log("training.epoch", self._step.logs)

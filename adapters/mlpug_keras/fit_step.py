@@ -69,16 +69,10 @@ class FitStep:
             model.train_function = kept
 
     @contextmanager
-    def beside_fit(
-        self,
-        on_started: Callable[[], None],
-        on_trained: Callable[[], None],
-        on_error: Callable[[BaseException], None],
-    ) -> Iterator[None]:
+    def beside_fit(self, on_trained: Callable[[], None], on_error: Callable[[BaseException], None]) -> Iterator[None]:
         """Within, a ``fit`` trains as it does without mlpug, and what its latest step gave is kept.
 
         Args:
-            on_started: called before each step.
             on_trained: called after each step.
             on_error: called with what a step raises, before it is raised.
         """
@@ -90,7 +84,6 @@ class FitStep:
         native = model.train_function
 
         def train_function(*arguments: Any) -> Any:
-            on_started()
             try:
                 result = host.with_logs(native(*arguments), self._heard)
             except StopIteration:  # how an epoch ends

@@ -286,6 +286,33 @@ def test_an_error_in_a_callback_reaches_the_caller_and_is_told_and_saved(tmp_pat
         going_on.start_training(resume_from=tmp_path / "run-training-checkpoint.safetensors")
 
 
+class NativeFailsAt(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise ValueError("of Keras's own")
+
+
+def fails_in_a_step():
+    yield X[:4], Y[:4]
+    raise ValueError("of the data")
+
+
+@pytest.mark.parametrize(
+    ("others", "data", "message"),
+    [
+        ([NativeFailsAt()], dict, "of Keras's own"),
+        ([], lambda: {"x": fails_in_a_step(), "y": None, "batch_size": None, "shuffle": False}, "of the data"),
+    ],
+    ids=["callback", "step"],
+)
+def test_after_an_error_its_callbacks_hear_of_no_other_run(others, data, message):
+    keep, trained = Keep(), model()
+    with pytest.raises(Exception, match=message):
+        fit(trained, mlp.callbacks.as_native(keep), *others, **data())
+    heard = len(keep.losses)
+    fit(trained)
+    assert len(keep.losses) == heard
+
+
 def test_a_callback_stops_the_run():
     keep = Keep()
     history = fit(model(), mlp.callbacks.as_native(keep, StopsAt()))
