@@ -148,7 +148,7 @@ class MetricEvaluator:
     def read_by(self, to_host: ToHost) -> None:
         """Where the evaluator has no trainer: read device arrays as the trainer does that gives them."""
         if self._trainer is None:
-            self.to_host = to_host
+            self.to_host = lambda tree: _as_arrays(to_host(tree))  # a function may return others
 
     def _evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         if self._model_evaluate_func is not None:
