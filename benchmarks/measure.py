@@ -169,26 +169,21 @@ def print_ratio(name: str, ours: Sequence[float], theirs: Sequence[float], targe
     print(f"{name:<44} {of_medians:>10.3f} {median(paired):>10.3f} {spread:>18}   {target}")
 
 
-def print_difference(name: str, ours: Sequence[float], theirs: Sequence[float], target: str) -> None:
-    """How many microseconds more, in the same two ways."""
-    paired = sorted(one - other for one, other in zip(ours, theirs, strict=True))
-    spread = f"{paired[len(paired) // 4]:.1f} .. {paired[-1 - len(paired) // 4]:.1f}"
-    of_medians = median(ours) - median(theirs)
-    print(f"{name + ', µs':<48} {of_medians:>10.1f} {median(paired):>10.1f} {spread:>18}   {target}")
-
-
 def print_ratio_header() -> None:
     """Names the columns of `print_ratio`."""
     print(f"\n{'ratio':<44} {'of medians':>10} {'paired':>10} {'paired quartiles':>18}   target")
 
 
 def print_added(turns: Mapping[str, Sequence[float]], native: str, targets: Mapping[str, str]) -> None:
-    """What contestants take more than the native one, batch by batch; the first of them are left out."""
+    """How many microseconds contestants take more than the native one, batch by batch; the first tenth is left out."""
     later = {name: values[len(values) // 10 :] for name, values in turns.items()}
     title = f"batch by batch, beside {native}"
     print(f"\n{title:<48} {'of medians':>10} {'paired':>10} {'paired quartiles':>18}   target")
     for name, target in targets.items():
-        print_difference(name, later[name], later[native], target)
+        paired = sorted(one - other for one, other in zip(later[name], later[native], strict=True))
+        spread = f"{paired[len(paired) // 4]:.1f} .. {paired[-1 - len(paired) // 4]:.1f}"
+        of_medians = median(later[name]) - median(later[native])
+        print(f"{name + ', µs':<48} {of_medians:>10.1f} {median(paired):>10.1f} {spread:>18}   {target}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from compiled_models import NativeRun, PortedRun, arrays, assert_same_weights, layers
 from gpu.accelerator import ACCELERATOR, check_accelerator, of_a_gpu
+from gpu.ends import EndsAt, fail
 
 import mlpug.jax as mlp
 
@@ -114,19 +115,6 @@ def test_callbacks_in_a_native_run_change_nothing_and_leave_checkpoints(alone, t
     latest = classifier()
     mlp.load_model_checkpoint(tmp_path / "run-latest-model-checkpoint.safetensors").restore(model=latest)
     assert_same_weights(latest, run.model)
-
-
-class EndsAt(mlp.callbacks.Callback):
-    def __init__(self, global_iter, end):
-        self.global_iter, self.end = global_iter, end
-
-    def on_batch_training_completed(self, batch, logs):
-        if logs["current"]["global_iter"] == self.global_iter:
-            self.end(self.manager)
-
-
-def fail(manager):
-    raise ZeroDivisionError("on purpose")
 
 
 @pytest.mark.parametrize(

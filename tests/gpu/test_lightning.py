@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gpu.accelerator import ACCELERATOR, check_accelerator, of_a_gpu
+from gpu.ends import EndsAt, fail
 from gpu.lightning_runs import (
     CLIPPED,
     DEVICE,
@@ -67,19 +68,6 @@ def test_callbacks_in_a_native_run_change_nothing_and_leave_checkpoints(tmp_path
     latest = Project()
     mlp.load_model_checkpoint(tmp_path / "run-latest-model-checkpoint.safetensors").restore(model=latest)
     assert {name: tensor.tolist() for name, tensor in latest.state_dict().items()} == trained.outcome["weights"]
-
-
-class EndsAt(mlp.callbacks.Callback):
-    def __init__(self, global_iter, end):
-        self.global_iter, self.end = global_iter, end
-
-    def on_batch_training_completed(self, batch, logs):
-        if logs["current"]["global_iter"] == self.global_iter:
-            self.end(self.manager)
-
-
-def fail(manager):
-    raise ZeroDivisionError("on purpose")
 
 
 ENDS = {"stopped": mlp.trainers.TrainingManager.stop_training, "failed": fail}

@@ -82,6 +82,19 @@ def test_updating_through_lightning_gives_the_same_weights_and_calls_the_optimiz
         np.testing.assert_array_equal(weight, expected_weights[name])
 
 
+def test_at_each_batch_lightning_calls_only_the_callback_that_listens_to_it():
+    profiler = pl.profilers.SimpleProfiler()
+    backend = LightningBackend()
+    start(backend, backend.trainer(profiler=profiler), num_epochs=1)
+    called = {what for what in profiler.recorded_durations if what.startswith("[Callback]")}
+    assert "[Callback]First.on_train_end" in called
+    assert not {what for what in called if "First.on_train_batch" in what}
+    assert {what.rpartition(".")[2] for what in called if "mlpug-" in what} >= {
+        "on_train_batch_start",
+        "on_train_batch_end",
+    }
+
+
 def test_a_trainer_that_was_made_by_the_user_is_used_and_left_as_it_was():
     heard = []
 
