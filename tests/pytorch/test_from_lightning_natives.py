@@ -28,11 +28,15 @@ def averaging(folder):
     return pl.callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2, annealing_epochs=2)
 
 
+def pruning(folder):
+    return pl.callbacks.ModelPruning("l1_unstructured", amount=0.3)
+
+
 def timer(folder):
     return pl.callbacks.Timer(duration={"hours": 1})
 
 
-@pytest.mark.parametrize("make", [early_stopping, checkpoints_by_metric, checkpoints_by_step, averaging, timer])
+@pytest.mark.parametrize("make", [early_stopping, checkpoints_by_metric, checkpoints_by_step, averaging, pruning, timer])
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
 def test_as_natively(make, tmp_path):
     folders = {name: tmp_path / name for name in ("native", "ported")}

@@ -156,6 +156,7 @@ CALLBACKS = {
         on_train_batch_end=lambda trainer, *_: setattr(trainer, "should_stop", trainer.global_step == 10)
     ),
     "EMAWeightAveraging": lambda folder: natives.EMAWeightAveraging(decay=0.9),
+    "ModelPruning": lambda folder: natives.ModelPruning("l1_unstructured", amount=0.3),
 }
 STOPPED_BEFORE_THE_END = {
     "EarlyStopping",
