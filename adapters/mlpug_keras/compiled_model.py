@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import keras
-from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from mlpug_keras.model import Latest
+from mlpug_keras.model import Latest, begin_losses
 
 
 class CompiledModel:
@@ -53,9 +53,7 @@ class CompiledModel:
             ]
             with keras.StatelessScope(state_mapping=values):
                 return self.results(batch, settings, inference_mode)
-        if in_stateless_scope():
-            get_stateless_scope().collect_losses = True  # those of regularizers, and of add_loss
-            self._model._clear_losses()
+        begin_losses(self._model)
         model, is_training = self._model, not inference_mode
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         predictions = model(x, training=is_training) if model._call_has_training_arg else model(x)

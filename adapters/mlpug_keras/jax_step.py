@@ -82,7 +82,8 @@ class Step:
     def build(self, batch: Any, settings: Any) -> None:
         """Create the variables of layers that don't have theirs yet, without computing anything."""
         function, arrays = Compiled(lambda join, _: lambda arrays: self._loss(join(arrays), False)).of(batch, settings)
-        with keras.StatelessScope():
+        # Symbolic: what a regularizer gets of a weight, which has no value yet, is then the variable.
+        with keras.StatelessScope(), keras.SymbolicScope():
             jax.eval_shape(function, arrays)
 
     def train(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from mlpug.adapter import Clipping, StepOutput
 from mlpug.errors import ConfigurationError
@@ -75,6 +76,7 @@ class TrainingModel(keras.Model):
             except StopIteration as error:
                 raise EscapedStopIterationError(error) from error
 
+        begin_losses(self.training_model)
         returned: list[Any] = []
         self._mode(run=lambda: returned.append(run()), training=not inference_mode)
         return checked_results(returned[0])
@@ -158,6 +160,16 @@ class _Untracked:
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
+
+
+def begin_losses(model: keras.layers.Layer) -> None:
+    """Let ``losses`` of the model, and of each layer in it, be those of the call that follows, and of no earlier one.
+
+    Keras itself does so at a ``__call__`` that is within no other: none of the training model's layers is called so.
+    """
+    if in_stateless_scope():
+        get_stateless_scope().collect_losses = True  # those of activity regularizers, and of add_loss
+    model._clear_losses()
 
 
 def checked_training_model(training_model: Any, model_components: dict[str, Any]) -> Any:

@@ -94,7 +94,8 @@ class Step:
         function, arrays = Compiled(lambda join, _: lambda arrays: self._results(join(arrays), False)).of(
             batch, settings
         )
-        with keras.StatelessScope():
+        # Symbolic: what a regularizer gets of a weight, which has no value yet, is then the variable.
+        with keras.StatelessScope(), keras.SymbolicScope():
             tf.function(function, autograph=False).get_concrete_function([tf.convert_to_tensor(a) for a in arrays])
 
     def train(
