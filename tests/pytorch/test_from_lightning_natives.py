@@ -36,7 +36,9 @@ def timer(folder):
     return pl.callbacks.Timer(duration={"hours": 1})
 
 
-@pytest.mark.parametrize("make", [early_stopping, checkpoints_by_metric, checkpoints_by_step, averaging, pruning, timer])
+@pytest.mark.parametrize(
+    "make", [early_stopping, checkpoints_by_metric, checkpoints_by_step, averaging, pruning, timer]
+)
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
 def test_as_natively(make, tmp_path):
     folders = {name: tmp_path / name for name in ("native", "ported")}
