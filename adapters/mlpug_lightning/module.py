@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from mlpug.adapter import Run, StepOutput
 from mlpug.chunks import Group, joined
@@ -76,6 +77,7 @@ class TrainingModule(pl.LightningModule):
         self._on_cut_short = on_cut_short
         self._on_non_finite = run.on_non_finite
         self._norms: dict[str, torch.Tensor] = {}
+        self._is_replicated = False
         self.keep_buffers = False
         self._kept_buffers: KeptBuffers | None = None
         self._update = self._update_directly
@@ -97,6 +99,7 @@ class TrainingModule(pl.LightningModule):
         )
         if self.keep_buffers or self._on_non_finite is not None:
             self._kept_buffers = KeptBuffers(self)
+        self._is_replicated = isinstance(self.trainer.strategy.model, DistributedDataParallel)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Any nesting of tensors and numpy arrays; several batches that make one are joined."""
@@ -128,10 +131,23 @@ class TrainingModule(pl.LightningModule):
                 norms, self._norms = self._norms, {}
                 norm = norms if len(self._given_optimizers) > 1 else next(iter(norms.values()))
                 latest.step_output = replace(output, gradient_norm=norm)
+        if self._is_replicated:
+            self._share_buffers()
         latest.is_under_way = False
         if self.trainer.lr_scheduler_configs:
             self._step_schedulers()
         return {"loss": sum(output.loss.values()) if isinstance(output.loss, Mapping) else output.loss}
+
+    def _share_buffers(self) -> None:
+        """Give every process the buffers of the first one, such as the statistics of batch normalization.
+
+        Where optimization is manual, the wrapper doesn't do so itself before the next forward pass. And this early, all
+        processes evaluate the same model, which is that of a checkpoint.
+        """
+        wrapper: Any = self.trainer.strategy.model
+        wrapper.require_forward_param_sync = True
+        if wrapper.will_sync_module_buffers():
+            wrapper._sync_buffers()
 
     def _step_schedulers(self) -> None:
         """Those that native callbacks added: with manual optimization Lightning leaves them to the module."""
