@@ -97,6 +97,16 @@ class Feed(keras.callbacks.Callback):
         """Whether the epoch is known to have no more of them."""
         return self._count == self._num_batches
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the first epoch was asked for a batch and had none, neither here nor before the run was resumed."""
+        return self._on_first is not None and not self._resumed_at
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a batch of this epoch was trained on here, or is now."""
+        return self._trained > 0
+
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:
             self._fetched = [self._accepted(given) for given in islice(self._batches, 1)]
@@ -276,3 +286,9 @@ class Placeholders(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
         return (np.zeros((1, 1), "float32"),)
+
+
+def is_of_placeholders(epoch_iterator: Any) -> bool:
+    """Whether it is what ``fit`` made of them; None is nothing of the kind."""
+    adapter = getattr(epoch_iterator, "data_adapter", None)
+    return isinstance(getattr(adapter, "py_dataset", None), Placeholders)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+from keras.src.trainers.data_adapters import is_torch_dataloader
 
 from mlpug_keras.batch_loss import BatchLoss
 from mlpug_keras.compiled_model import is_built, patched
@@ -51,6 +53,13 @@ def tested(model: keras.Model, batch: Any) -> Any:
 def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
     """How many iterators ``fit`` has made of the data after so many epochs, and never used: none that draw anything."""
     return 0
+
+
+def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
+    """Ask a torch DataLoader for what ``fit`` asks it for to build the model: that draws an order."""
+    if is_torch_dataloader(data) and needs_batch(model):
+        for _ in islice(data, 1 if jax.default_backend() == "cpu" else 2):  # elsewhere it is a batch ahead
+            pass
 
 
 def seed() -> None:

@@ -15,8 +15,8 @@ from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
-from mlpug_keras.bridge import Callbacks, Feed, Placeholders
-from mlpug_keras.compiled_model import flat, is_built, patched
+from mlpug_keras.bridge import Callbacks, Feed, Placeholders, is_of_placeholders
+from mlpug_keras.compiled_model import flat, patched
 from mlpug_keras.components import component_state
 from mlpug_keras.fit_data import FitOptions, as_batches, as_fit_batch
 from mlpug_keras.fit_step import FitStep, Step, host
@@ -65,6 +65,7 @@ class PortedAdapter:
         self._num_batches: int | None = None  # in an epoch
         self._feed: Any = None
         self._natives_to_load: dict[str, Any] | None = None
+        self._is_resumed = False
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
 
@@ -104,8 +105,11 @@ class PortedAdapter:
             self._state.forget_metrics()
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
+            if not self._is_resumed:
+                host.ask_before_first_epoch(model, self._data)
             self._fetch_to_build(feed, is_first=not run.first_epoch)
             should_evaluate, reset_metrics = model._should_eval, model.reset_metrics
+            results_of, build = model._get_metrics_result_or_logs, model._symbolic_build
 
             def starts_epoch() -> None:
                 reset_metrics()
@@ -116,9 +120,23 @@ class PortedAdapter:
                 is_cut = self._is_stopped and not feed.has_all_batches
                 return not is_cut and bool(should_evaluate(epoch, frequency))
 
+            def results(logs: Any) -> Any:
+                return results_of(logs) if feed.has_trained else logs  # metrics may have no variables before a step
+
+            def builds(iterator: Any = None, data_batch: Any = None) -> None:
+                # A layer that nothing calls never is built, for which fit would take a batch of the placeholders.
+                if not is_of_placeholders(iterator):
+                    build(iterator=iterator, data_batch=data_batch)
+
             with (
                 step.in_fit(self._data, partial(self._publish_batch, run)),
-                patched(model, reset_metrics=starts_epoch, _should_eval=validates),
+                patched(
+                    model,
+                    reset_metrics=starts_epoch,
+                    _should_eval=validates,
+                    _get_metrics_result_or_logs=results,
+                    _symbolic_build=builds,
+                ),
             ):
                 model.fit(
                     x=Placeholders(),
@@ -177,7 +195,7 @@ class PortedAdapter:
         """At once: what isn't built yet is built first."""
         with unchanged_errors():
             self._step.logs = self._state.load(state, self._data)
-        self._natives_to_load = state["keras"]
+        self._natives_to_load, self._is_resumed = state["keras"], True
         self._epochs_done, self._num_batches = 0, state["configuration"]["num_batches_per_epoch"]
         self._make_spare_iterators(state["run"]["completed_epochs"])
 
@@ -226,7 +244,7 @@ class PortedAdapter:
         if is_first and hasattr(self._data, "draws_to_build"):
             self._data.draws_to_build = self._data.draws_to_build or host.needs_batch(self._model)
         feed.fetch_first()
-        if host.needs_batch(self._model) and not is_built(self._model):
+        if host.needs_batch(self._model) and feed.is_empty:
             raise DatasetError(
                 "The training dataset gave no batches, so that the model can't be built. If it is an iterator, it can "
                 "be read only once."

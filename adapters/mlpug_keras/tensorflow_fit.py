@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.data_adapters import is_torch_dataloader
+from keras.src.trainers.data_adapters.data_adapter_utils import NUM_BATCHES_FOR_TENSOR_SPEC
 from tensorflow.python.eager import context
 
 from mlpug.trees import map_leaves
@@ -43,7 +46,7 @@ def sync(model: keras.Model) -> None:
 
 def tested(model: keras.Model, batch: Any) -> Any:
     """What the model's own ``test_step`` tells of the batch."""
-    return model.test_function(iter([batch]))
+    return model.test_function(iter([_as_tensors(batch)]))
 
 
 def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
@@ -58,6 +61,13 @@ def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
     if length < 0:  # not known in the first epoch
         return 0 if num_batches is not None else max(0, num_epochs - 1)
     return num_epochs if num_batches in (None, length) else 0
+
+
+def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
+    """Ask a torch DataLoader for what ``fit`` asks it for to see what batches are like: that draws an order."""
+    if is_torch_dataloader(data):
+        for _ in islice(data, NUM_BATCHES_FOR_TENSOR_SPEC):
+            pass
 
 
 def seed() -> int | None:
@@ -125,7 +135,9 @@ def _step_on(step: Any, model: keras.Model, data: Any) -> Callable[[Any], Any]:
         own = model.train_function
         return lambda batch: own(iter(tf.data.Dataset.from_tensors(batch)))  # nobody knows what else it would take
     run = model.distribute_strategy.run
-    return _Compiled(lambda batch: run(step, args=(batch,)), model, data) if not model.run_eagerly else step
+    if model.run_eagerly:
+        return lambda batch: run(step, args=(_as_tensors(batch),))
+    return _Compiled(lambda batch: run(step, args=(batch,)), model, data)
 
 
 class _Compiled:
@@ -165,6 +177,11 @@ class _Compiled:
                 return specs
         length = self._data.batch_size if getattr(self._data, "has_equal_batches", False) else None
         return [_spec(tensor, length) for tensor in tensors]
+
+
+def _as_tensors(batch: Any) -> Any:
+    """As a step gets it from ``fit``, also where nothing compiles it."""
+    return keras.tree.map_structure(_as_tensor, batch, none_is_leaf=False)
 
 
 def _as_tensor(array: Any) -> Any:

@@ -1,0 +1,36 @@
+"""A compiled model on torch's DataLoader is what its own ``fit`` makes of it, also where a run is resumed."""
+
+import pytest
+
+BACKENDS = ["tensorflow", "jax"]
+BY_GENERATOR = "shuffled by its generator"
+CASES = [
+    *[(kind, "sequential") for kind in ("in order", "shuffled", "by a worker")],
+    *[(BY_GENERATOR, name) for name in ("sequential", "unbuilt", "own train_step")],
+]
+RESUMED = [BY_GENERATOR, "shuffled"]
+
+
+@pytest.fixture(scope="module")
+def differences(in_processes):
+    """Of each backend: what isn't the same bits, in the order of what is asked for."""
+
+    def of(**request):
+        found = in_processes(
+            "train_on_loaders", [(name, {}) for name in BACKENDS], {"fit": [], "resumed": []} | request
+        )
+        return dict(zip(BACKENDS, found, strict=True))
+
+    return of
+
+
+# Few at a time: each of them compiles a model of its own, twice.
+@pytest.mark.parametrize("cases", [CASES[:3], CASES[3:]], ids=["kinds of loader", "kinds of model"])
+def test_it_trains_as_fit_does(differences, cases):
+    for name, found in differences(fit=cases).items():
+        assert dict(zip(cases, found["fit"], strict=True)) == {case: [] for case in cases}, name
+
+
+def test_it_goes_on_as_if_it_had_never_stopped(differences):
+    for name, found in differences(resumed=RESUMED).items():
+        assert dict(zip(RESUMED, found["resumed"], strict=True)) == {kind: [] for kind in RESUMED}, name
