@@ -65,7 +65,6 @@ class PortedAdapter:
         self._num_batches: int | None = None  # in an epoch
         self._feed: Any = None
         self._natives_to_load: dict[str, Any] | None = None
-        self._is_resumed = False
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
 
@@ -105,38 +104,12 @@ class PortedAdapter:
             self._state.forget_metrics()
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
-            if not self._is_resumed:
+            if self._natives_to_load is None:  # and the run isn't resumed
                 host.ask_before_first_epoch(model, self._data)
             self._fetch_to_build(feed, is_first=not run.first_epoch)
-            should_evaluate, reset_metrics = model._should_eval, model.reset_metrics
-            results_of, build = model._get_metrics_result_or_logs, model._symbolic_build
-
-            def starts_epoch() -> None:
-                reset_metrics()
-                self._state.load_metrics()
-
-            def validates(epoch: int, frequency: Any) -> bool:
-                self._state.keep_metrics()
-                is_cut = self._is_stopped and not feed.has_all_batches
-                return not is_cut and bool(should_evaluate(epoch, frequency))
-
-            def results(logs: Any) -> Any:
-                return results_of(logs) if feed.has_trained else logs  # metrics may have no variables before a step
-
-            def builds(iterator: Any = None, data_batch: Any = None) -> None:
-                # A layer that nothing calls never is built, for which fit would take a batch of the placeholders.
-                if not is_of_placeholders(iterator):
-                    build(iterator=iterator, data_batch=data_batch)
-
             with (
                 step.in_fit(self._data, partial(self._publish_batch, run)),
-                patched(
-                    model,
-                    reset_metrics=starts_epoch,
-                    _should_eval=validates,
-                    _get_metrics_result_or_logs=results,
-                    _symbolic_build=builds,
-                ),
+                patched(model, **self._for_placeholders(feed)),
             ):
                 model.fit(
                     x=Placeholders(),
@@ -151,6 +124,36 @@ class PortedAdapter:
                     callbacks=callbacks,
                     verbose=0,
                 )
+
+    def _for_placeholders(self, feed: Feed) -> dict[str, Any]:
+        """What ``fit`` calls of the model between batches, by name, where it isn't shown the data itself."""
+        model = self._model
+        reset_metrics, should_evaluate = model.reset_metrics, model._should_eval
+        results_of, build = model._get_metrics_result_or_logs, model._symbolic_build
+
+        def starts_epoch() -> None:
+            reset_metrics()
+            self._state.load_metrics()
+
+        def validates(epoch: int, frequency: Any) -> bool:
+            self._state.keep_metrics()
+            is_cut = self._is_stopped and not feed.has_all_batches
+            return not is_cut and bool(should_evaluate(epoch, frequency))
+
+        def results(logs: Any) -> Any:
+            return results_of(logs) if feed.has_trained else logs  # metrics may have no variables before a step
+
+        def builds(iterator: Any = None, data_batch: Any = None) -> None:
+            # A layer that nothing calls never is built, for which fit would take a batch of the placeholders.
+            if not is_of_placeholders(iterator):
+                build(iterator=iterator, data_batch=data_batch)
+
+        return {
+            "reset_metrics": starts_epoch,
+            "_should_eval": validates,
+            "_get_metrics_result_or_logs": results,
+            "_symbolic_build": builds,
+        }
 
     def attach(self, run: Run) -> FitStep:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
@@ -195,7 +198,7 @@ class PortedAdapter:
         """At once: what isn't built yet is built first."""
         with unchanged_errors():
             self._step.logs = self._state.load(state, self._data)
-        self._natives_to_load, self._is_resumed = state["keras"], True
+        self._natives_to_load = state["keras"]
         self._epochs_done, self._num_batches = 0, state["configuration"]["num_batches_per_epoch"]
         self._make_spare_iterators(state["run"]["completed_epochs"])
 

@@ -2,6 +2,7 @@
 
 import pytest
 import pytorch_lightning as pl
+import safetensors.torch
 import torch
 from pytorch.native_projects import Classifier, Data
 from pytorch.native_runs import differences, native, ported
@@ -73,14 +74,27 @@ def test_a_metric_of_mlpugs_is_found_by_its_path():
     assert by_path.lightning.current_epoch < NUM_EPOCHS
 
 
+@pytest.mark.parametrize("make", [averaging, pruning])
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
-def test_what_wouldnt_go_on_where_it_was_is_said_and_refused(tmp_path):
+def test_what_wouldnt_go_on_where_it_was_is_said_and_refused(make, tmp_path):
+    name = type(make(tmp_path)).__name__
     manager = mlp.callbacks.CheckpointManager(tmp_path, "run", batch_level=False, metric_to_monitor=None)
-    with pytest.warns(MlpugWarning, match="a run with StochasticWeightAveraging, from which it can't be resumed"):
-        ported(Classifier, Data, 3, [averaging(tmp_path), manager])
+    with pytest.warns(MlpugWarning, match=f"a run with {name}, from which it can't be resumed"):
+        ported(Classifier, Data, 3, [make(tmp_path), manager])
     path = tmp_path / "run-training-checkpoint.safetensors"
-    with pytest.raises(ConfigurationError, match="StochasticWeightAveraging can't be resumed"):
-        ported(Classifier, Data, NUM_EPOCHS, [averaging(tmp_path)], resume_from=path)
+    with pytest.raises(ConfigurationError, match=f"{name} can't be resumed"):
+        ported(Classifier, Data, NUM_EPOCHS, [make(tmp_path)], resume_from=path)
+
+
+def test_a_checkpoint_of_a_model_that_is_being_pruned_has_its_masks(tmp_path):
+    manager = mlp.callbacks.CheckpointManager(tmp_path, "run", batch_level=False, metric_to_monitor=None)
+    with pytest.warns(MlpugWarning, match="ModelPruning"):
+        pruned = ported(Classifier, Data, 2, [pruning(tmp_path), manager])
+    weights = safetensors.torch.load_file(tmp_path / "run-latest-model-checkpoint.safetensors")
+    layer = {name.rpartition("/")[2]: tensor for name, tensor in weights.items() if "net.0.weight" in name}
+    assert layer.keys() == {"net.0.weight_orig", "net.0.weight_mask"}
+    product = layer["net.0.weight_orig"] * layer["net.0.weight_mask"]
+    assert torch.equal(product, pruned.module.state_dict()["net.0.weight"])
 
 
 class Frozen(pl.callbacks.BaseFinetuning):
