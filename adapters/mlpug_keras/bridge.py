@@ -33,12 +33,14 @@ class Feed(keras.callbacks.Callback):
         accept: Callable[[Any], Any],
         concatenate: Callable[[list[Any]], Any],
         on_first: Callable[[Any], None],
+        on_run_out: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self._accept = accept
         self._concatenate = concatenate
         self._chunks_of = run.chunks_of or _as_one
         self._on_first: Callable[[Any], None] | None = on_first  # called with the first chunk that is fetched
+        self._on_run_out = on_run_out  # called where an epoch turns out to have no other batch
         self._trained_model = model
         self._latest = latest
         self._dataset: Iterable[Any] = run.dataset
@@ -77,6 +79,8 @@ class Feed(keras.callbacks.Callback):
             self._count += 1
             self._trained += 1
             return True
+        if self._on_run_out is not None and self.has_trained and not (model.stop_training or self.has_all_batches):
+            self._on_run_out()
         if self._trained:
             raise StopIteration
         return False  # Keras gets to its step without a batch: it doesn't bear an epoch in which it never was there
@@ -104,8 +108,8 @@ class Feed(keras.callbacks.Callback):
 
     @property
     def has_trained(self) -> bool:
-        """Whether a batch of this epoch was trained on here, or is now."""
-        return self._trained > 0
+        """Whether a batch of this epoch was trained on, or is now."""
+        return self._count > 0
 
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:

@@ -48,6 +48,7 @@ class FitStep:
         self._chunked = make(optimizers=self._optimizers) if has_chunks else None
         self._evaluating = make(optimizers=SimpleNamespace(variables=[]))
         self._own_test_step = bool(overrides(model, "test_step"))
+        self._run_out: Callable[[Any], None] = lambda like: None
 
     @contextmanager
     def in_fit(self, data: Any, on_trained: Callable[[], None]) -> Iterator[None]:
@@ -59,7 +60,7 @@ class FitStep:
         step = host.telling_loss(model.train_step, lambda usable: BatchLoss(model, usable, counts))
         try:
             if self._chunked is None:
-                function = host.as_train_function(train, step, self.latest, model, data)
+                function, self._run_out = host.as_train_function(train, step, self.latest, model, data)
             else:
                 function = host.as_chunked_function(train, self._train_chunks, model)
             model.train_function = function
@@ -113,6 +114,10 @@ class FitStep:
         """Let the optimizer know its variables, once the model is built."""
         if self._optimizers is not None:
             self._optimizers.build(self._view)
+
+    def run_out(self, like: Any) -> None:
+        """Change what ``fit`` changes by asking for a batch where there is none; `like` says what batches are like."""
+        self._run_out(like)
 
     def evaluate(self, batch: Any) -> StepOutput:
         """The compiled loss in inference mode and the predictions; the loss alone where there is a test_step."""

@@ -58,8 +58,13 @@ def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
 def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
     """Ask a torch DataLoader for what ``fit`` asks it for to build the model: that draws an order."""
     if is_torch_dataloader(data) and needs_batch(model):
-        for _ in islice(data, 1 if jax.default_backend() == "cpu" else 2):  # elsewhere it is a batch ahead
+        for _ in islice(data, 2 if asks_for_end(data) else 1):
             pass
+
+
+def asks_for_end(data: Any) -> bool:
+    """Whether ``fit`` asks a torch DataLoader for a batch after the last one: it is one ahead but on CPUs."""
+    return bool(is_torch_dataloader(data)) and jax.default_backend() != "cpu"
 
 
 def seed() -> None:
@@ -115,8 +120,13 @@ def show_state(model: keras.Model, result: Any) -> None:
     }
 
 
-def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
-    """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
+def as_train_function(
+    train: Train, step: Any, latest: Latest, model: keras.Model, data: Any
+) -> tuple[Any, Callable[[Any], None]]:
+    """What ``fit`` calls for each batch: `train` gets what calls the step on the batch.
+
+    And what is called where data has run out, which is known before a step.
+    """
     with patched(model, train_step=step):
         model.make_train_function(force=True)
     native = model.train_function
@@ -136,7 +146,7 @@ def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Mode
 
         return train(on_batch), new_state
 
-    return train_function
+    return train_function, lambda like: None
 
 
 def as_chunked_function(train: Train, step: Callable[[], Any], model: keras.Model) -> Any:

@@ -94,11 +94,13 @@ class PortedAdapter:
     def fit(self, run: Run) -> None:
         """Let the model's own ``fit`` train."""
         model, step = self._model, self._step
-        feed = Feed(model, step.latest, run, self._accept, Step.concatenate, self._build)
+        feed = Feed(model, step.latest, run, self._accept, Step.concatenate, self._build, self._run_out)
         publish_epoch = partial(self._publish_epoch, run)
         callbacks = Callbacks(model, step.latest, run, feed, self._load_natives, self._cut_short, publish_epoch)
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
+        epochs: Any = run.dataset
+        epochs.asks_for_end = host.asks_for_end(self._data)
         self._epochs_done, self._num_batches, self._feed = run.first_epoch, run.num_batches_per_epoch, feed
         if not run.first_batch:
             self._state.forget_metrics()
@@ -252,6 +254,9 @@ class PortedAdapter:
                 "The training dataset gave no batches, so that the model can't be built. If it is an iterator, it can "
                 "be read only once."
             )
+
+    def _run_out(self) -> None:
+        self._step.run_out(self._state.like)
 
     def _publish_batch(self, run: Run) -> None:
         self._state.go_on()

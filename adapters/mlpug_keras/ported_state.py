@@ -32,6 +32,11 @@ class PortedState:
         self._metrics_to_load: list[Any] = []
         self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
 
+    @property
+    def like(self) -> Any:
+        """What a batch is like, as tensors without values; None before one was seen."""
+        return map_leaves(_as_tensor, self._batch)
+
     def see(self, batch: Any) -> None:
         """Note what batches are like."""
         if self._batch is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -52,15 +54,13 @@ def tested(model: keras.Model, batch: Any) -> Any:
 def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
     """How many iterators ``fit`` has made of the data after so many epochs, and never used.
 
-    It makes one at the end of each epoch whose length it knew, and another when the next begins. Each of them draws
-    from what shuffles the dataset.
+    It makes one at the end of each epoch whose length the data tells, and another when the next begins. Each of them
+    draws from what shuffles the dataset.
     """
-    if not isinstance(data, tf.data.Dataset) or data.cardinality() == tf.data.INFINITE_CARDINALITY:
+    if not isinstance(data, tf.data.Dataset):
         return 0
     length = int(data.cardinality())
-    if length < 0:  # not known in the first epoch
-        return 0 if num_batches is not None else max(0, num_epochs - 1)
-    return num_epochs if num_batches in (None, length) else 0
+    return num_epochs if length >= 0 and num_batches in (None, length) else 0
 
 
 def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
@@ -68,6 +68,11 @@ def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
     if is_torch_dataloader(data):
         for _ in islice(data, NUM_BATCHES_FOR_TENSOR_SPEC):
             pass
+
+
+def asks_for_end(data: Any) -> bool:
+    """Whether ``fit`` asks for a batch after the last one: TensorFlow reads ahead, which only a DataLoader notices."""
+    return bool(is_torch_dataloader(data))
 
 
 def seed() -> int | None:
@@ -112,9 +117,15 @@ def show_state(model: keras.Model, result: Any) -> None:
     """The variables have it."""
 
 
-def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Model, data: Any) -> Any:
-    """What ``fit`` calls for each batch: `train` gets what calls the step on the batch."""
-    call = _step_on(step, model, data)
+def as_train_function(
+    train: Train, step: Any, latest: Latest, model: keras.Model, data: Any
+) -> tuple[Any, Callable[[Any], None]]:
+    """What ``fit`` calls for each batch: `train` gets what calls the step on the batch.
+
+    And what is called where data has run out, with what its batches are like: then ``fit`` asks for another one in a
+    step, of which TensorFlow does all that needs no batch.
+    """
+    call, run_out = _step_on(step, model, data)
 
     def on_batch(batch: Any) -> Any:
         try:
@@ -125,19 +136,37 @@ def as_train_function(train: Train, step: Any, latest: Latest, model: keras.Mode
             latest.is_updating = model.run_eagerly or not is_tracing
             raise
 
-    return lambda iterator: train(on_batch)
+    return lambda iterator: train(on_batch), run_out
 
 
-def _step_on(step: Any, model: keras.Model, data: Any) -> Callable[[Any], Any]:
+def _step_on(step: Any, model: keras.Model, data: Any) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
     if overrides(model, "make_train_function"):
         with patched(model, train_step=step):
             model.make_train_function(force=True)
-        own = model.train_function
-        return lambda batch: own(iter(tf.data.Dataset.from_tensors(batch)))  # nobody knows what else it would take
+        own = model.train_function  # nobody knows what else than an iterator it would take
+        return lambda batch: own(iter(tf.data.Dataset.from_tensors(batch))), partial(_run_out, own, data)
     run = model.distribute_strategy.run
     if model.run_eagerly:
-        return lambda batch: run(step, args=(_as_tensors(batch),))
-    return _Compiled(lambda batch: run(step, args=(batch,)), model, data)
+        return lambda batch: run(step, args=(_as_tensors(batch),)), lambda like: None
+    on_data = tf.function(
+        lambda batch: run(step, args=(batch,)), autograph=False, jit_compile=model.jit_compile, reduce_retracing=True
+    )
+    on_iterator = tf.function(lambda iterator: on_data(next(iterator)), autograph=False, reduce_retracing=True)
+    return _Compiled(lambda batch: run(step, args=(batch,)), model, data), partial(_run_out, on_iterator, data)
+
+
+def _run_out(on_iterator: Callable[[Any], Any], data: Any, like: Any) -> None:
+    """Call it when the data has nothing more."""
+    spec = data.element_spec if isinstance(data, tf.data.Dataset) else _element_spec(like)
+    with suppress(tf.errors.OutOfRangeError):
+        on_iterator(iter(tf.data.Dataset.from_generator(tuple, output_signature=spec)))
+
+
+def _element_spec(like: Any) -> Any:
+    """Of what ``fit`` makes of data whose batches are like this one."""
+    zeros = map_leaves(lambda leaf: None if leaf is None else tf.zeros(leaf.shape, leaf.dtype), like)
+    spec = tf.data.Dataset.from_tensors(zeros).element_spec  # which has something for None
+    return tf.nest.map_structure(lambda leaf: _of_length(None, leaf) if isinstance(leaf, tf.TensorSpec) else leaf, spec)
 
 
 class _Compiled:
@@ -176,7 +205,7 @@ class _Compiled:
             if len(specs) == len(tensors) and all(map(_fits, specs, tensors)):
                 return specs
         length = self._data.batch_size if getattr(self._data, "has_equal_batches", False) else None
-        return [_spec(tensor, length) for tensor in tensors]
+        return [_of_length(length, tensor) for tensor in tensors]
 
 
 def _as_tensors(batch: Any) -> Any:
@@ -192,8 +221,8 @@ def _kind(tensor: Any) -> Any:
     return (tensor.shape[1:], tensor.dtype) if isinstance(tensor, tf.Tensor) else tensor._type_spec
 
 
-def _spec(tensor: Any, length: int | None) -> Any:
-    if not isinstance(tensor, tf.Tensor):
+def _of_length(length: int | None, tensor: Any) -> Any:
+    if not isinstance(tensor, (tf.Tensor, tf.TensorSpec)):
         return tensor._type_spec
     return tf.TensorSpec([length, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
 

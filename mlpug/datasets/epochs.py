@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -40,6 +41,8 @@ class Epochs:
         keeps_states: whether `state` will be asked for.
         fetches_ahead: whether the host asks for each batch before the one before it is trained on, where nobody knows
             which is the last: a resumed run gets that batch as it was.
+        asks_for_end: whether the host asks the dataset for one more batch than its length says, which may draw: then
+            that is done together with the last one.
         goes_on_from_here: whether a resumed run has done something since that draws, which the stopped one had not
             finished: the random state stays as it is.
 
@@ -54,6 +57,7 @@ class Epochs:
         self.dataset = dataset
         self.keeps_states = False
         self.fetches_ahead = False
+        self.asks_for_end = False
         self.goes_on_from_here = False
         self._group_size = group_size
         # What follows counts the dataset's batches.
@@ -122,6 +126,9 @@ class Epochs:
                 self._begin()  # nothing was left of the round before
                 continue
             done += 1
+            if self.asks_for_end and self._pulled == known_length(self.dataset):
+                with suppress(StopIteration):
+                    self._pull([], is_first_of_group=False)
             yield batch
         if not self._goes_on:
             self._batches = None

@@ -8,6 +8,7 @@ CASES = [
     *[(kind, "sequential") for kind in ("in order", "shuffled", "by a worker")],
     *[(BY_GENERATOR, name) for name in ("sequential", "unbuilt", "own train_step")],
 ]
+ENDS = ["of full batches", "of unknown length"]  # how fit learns of the end of these
 RESUMED = [BY_GENERATOR, "shuffled"]
 
 
@@ -25,12 +26,17 @@ def differences(in_processes):
 
 
 # Few at a time: each of them compiles a model of its own, twice.
-@pytest.mark.parametrize("cases", [CASES[:3], CASES[3:]], ids=["kinds of loader", "kinds of model"])
+@pytest.mark.parametrize(
+    "cases",
+    [CASES[:3], CASES[3:], [(kind, "sequential") for kind in ENDS]],
+    ids=["kinds of loader", "kinds of model", "kinds of end"],
+)
 def test_it_trains_as_fit_does(differences, cases):
     for name, found in differences(fit=cases).items():
         assert dict(zip(cases, found["fit"], strict=True)) == {case: [] for case in cases}, name
 
 
-def test_it_goes_on_as_if_it_had_never_stopped(differences):
-    for name, found in differences(resumed=RESUMED).items():
-        assert dict(zip(RESUMED, found["resumed"], strict=True)) == {kind: [] for kind in RESUMED}, name
+@pytest.mark.parametrize("kinds", [RESUMED, ENDS], ids=["shuffled", "kinds of end"])
+def test_it_goes_on_as_if_it_had_never_stopped(differences, kinds):
+    for name, found in differences(resumed=kinds).items():
+        assert dict(zip(kinds, found["resumed"], strict=True)) == {kind: [] for kind in kinds}, name

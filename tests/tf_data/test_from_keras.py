@@ -1,9 +1,21 @@
 """A compiled model on tf.data: as its own ``fit`` trains it, and resumed."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from compiled_models import NativeRun, PortedRun, arrays, assert_same_weights, unbuilt
+from compiled_models import (
+    NativeRun,
+    OwnTrainStep,
+    PortedRun,
+    arrays,
+    assert_same_weights,
+    compiled,
+    layers,
+    own_train_step,
+    sequential,
+    unbuilt,
+)
 
 import mlpug.tensorflow as mlp
 
@@ -20,6 +32,48 @@ def shuffled():
 
 def endless():
     return shuffled().repeat()
+
+
+def of_unknown_length(drop_remainder=False):
+    """Only the step after the last batch of an epoch finds out that there is no other."""
+    samples = tf.data.Dataset.from_tensor_slices(arrays()).filter(lambda x, y: True)
+    return samples.shuffle(22, seed=3).batch(6, drop_remainder)
+
+
+def decayed():
+    """Each step changes its weights, whatever it is trained on."""
+    model = compiled(keras.Sequential([keras.Input((5,)), *layers()]))
+    model.compile(keras.optimizers.AdamW(0.02, weight_decay=0.1, use_ema=True), loss=model.loss, metrics=["accuracy"])
+    return model
+
+
+def own_train_function():
+    class Model(OwnTrainStep):
+        def make_train_function(self, force=False):
+            return super().make_train_function(force)
+
+    model = Model()
+    model.compile(keras.optimizers.Adam(0.02))
+    return model
+
+
+UNKNOWN = {
+    "sequential": sequential,
+    "weight decay": decayed,
+    "own train_step": own_train_step,
+    "own make_train_function": own_train_function,
+    "eager": lambda: sequential(run_eagerly=True),
+    "compiled by XLA": lambda: sequential(jit_compile=True),
+}
+
+
+def assert_same_state(model, expected):
+    """Also of what is drawn next, and of how many steps the optimizer has counted."""
+    assert_same_weights(model, expected)
+    for one, other in zip(model.variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(model.optimizer.variables, expected.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("case", OPTIONS)
@@ -53,3 +107,26 @@ def test_batches_of_one_known_length_give_the_same_bits():
     )
     assert ported.logs.seen == native.logs.seen
     np.testing.assert_equal(ported.model.get_weights(), native.model.get_weights())
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # how fit learns of it
+@pytest.mark.parametrize(
+    ("name", "drop_remainder"),
+    [*[(name, False) for name in UNKNOWN], ("sequential", True), ("own make_train_function", True)],
+)
+def test_the_step_that_finds_no_batch_changes_what_it_changes_in_fit(name, drop_remainder):
+    make = UNKNOWN[name]
+    native = NativeRun(make, lambda: of_unknown_length(drop_remainder), num_epochs=3, shuffle=False)
+    ported = PortedRun(mlp, make, lambda: of_unknown_length(drop_remainder), num_epochs=3).start()
+    assert ported.logs.seen == native.logs.seen
+    assert_same_state(ported.model, native.model)
+
+
+@pytest.mark.parametrize("make", [decayed, own_train_function])
+def test_data_of_unknown_length_goes_on_after_any_batch(make, tmp_path):
+    whole = PortedRun(mlp, make, of_unknown_length, folder=tmp_path).start()
+    assert [count for _, count in whole.keeper.saved[1:6]] == [2, 3, 4, 4, 5]
+    for path, _ in whole.keeper.saved[1:6]:
+        resumed = PortedRun(mlp, make, of_unknown_length).start(path)
+        assert resumed.logs.seen == whole.logs.seen[len(whole.logs.seen) - len(resumed.logs.seen) :]
+        assert_same_state(resumed.model, whole.model)

@@ -18,13 +18,25 @@ KINDS = {
     "shuffled by its generator": {"shuffle": True, "seeded": True},
     "shuffled": {"shuffle": True},
     "by a worker": {"shuffle": True, "seeded": True, "num_workers": 1},
+    # Its sampler draws once more where it is asked for its end.
+    "of full batches": {"shuffle": True, "seeded": True, "drop_last": True},
+    "of unknown length": {"is_stream": True},
 }
 
 
-def loader(seeded=False, **options):
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
+def loader(seeded=False, is_stream=False, **options):
     x, y = (torch.from_numpy(array) for array in models.arrays())
     generator = torch.Generator().manual_seed(3) if seeded else None
     samples = torch.utils.data.TensorDataset(x, y.long())
+    samples = Stream([samples[index] for index in range(len(samples))]) if is_stream else samples
     return torch.utils.data.DataLoader(samples, batch_size=6, generator=generator, **options)
 
 
@@ -53,7 +65,14 @@ def differs_when_resumed(given):
         options = {"validation_data": models.arrays(9, seed=1)}
         whole = ported(models.unbuilt, given, folder=pathlib.Path(folder), **options).start()
         found = []
-        for place in (1, 4, 5):  # within an epoch, at its end, within a later one
+        counts = [count for _, count in whole.keeper.saved]
+        in_epoch = counts[-1] // 3
+        # Within an epoch, after its last batch, at its end, within a later one.
+        for place in (
+            1,
+            *(index for index, count in enumerate(counts) if count == in_epoch),
+            counts.index(in_epoch + 1),
+        ):
             resumed = ported(models.unbuilt, given, seed=77, **options).start(whole.keeper.saved[place][0])
             found += differences(resumed, whole)
         return found
