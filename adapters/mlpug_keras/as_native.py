@@ -16,8 +16,9 @@ from mlpug.trainers.attached import Attached
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug_keras.bridge import tell
 from mlpug_keras.fit_data import FitOptions
+from mlpug_keras.fit_validation import Validation
 from mlpug_keras.native_callbacks import is_native
-from mlpug_keras.ported import PortedAdapter, Validation
+from mlpug_keras.ported import PortedAdapter
 
 _LOGS = ("training.batch", "training.epoch", "validation.dataset")
 

@@ -11,7 +11,8 @@ from mlpug.errors import ConfigurationError
 from mlpug.validation import checked_count
 from mlpug_keras.compiled_model import metric_names, overrides
 from mlpug_keras.fit_data import FitOptions
-from mlpug_keras.ported import PortedAdapter, Validation
+from mlpug_keras.fit_validation import Validation
+from mlpug_keras.ported import PortedAdapter
 
 # What a chunked step does in their place.
 _OWN_STEPS = ("train_step", "make_train_function")

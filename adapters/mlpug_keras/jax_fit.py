@@ -67,6 +67,15 @@ def asks_for_end(data: Any) -> bool:
     return bool(is_torch_dataloader(data)) and jax.default_backend() != "cpu"
 
 
+def iterators_of_validation(data: Any, num_batches: int | None) -> int:
+    """How many iterators that draw something ``fit`` makes of the data, and never uses, when it validates: none."""
+    return 0
+
+
+def look_at_validation_data(model: keras.Model, data: Any, num_batches: int | None, batch_size: int | None) -> None:
+    """It isn't looked at before it is read."""
+
+
 def seed() -> None:
     """JAX has no seed of its own that anything is drawn from."""
 

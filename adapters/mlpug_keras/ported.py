@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,22 +19,13 @@ from mlpug_keras.compiled_model import flat, patched
 from mlpug_keras.components import component_state
 from mlpug_keras.fit_data import FitOptions, as_batches, as_fit_batch
 from mlpug_keras.fit_step import FitStep, Step, host
+from mlpug_keras.fit_validation import Validation, Validations
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
 from mlpug_keras.state import load_native_state, native_state
 
 _VALIDATION = "val_"
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """What ``fit`` is told about validation data."""
-
-    validation_data: Any = None
-    validation_steps: int | None = None
-    validation_batch_size: int | None = None
-    validation_freq: Any = 1  # every so many epochs, or the epochs, counted from 1
 
 
 class PortedAdapter:
@@ -54,6 +44,7 @@ class PortedAdapter:
         self._model = model
         self._options = options
         self._validation = validation
+        self._validations = Validations(validation, options.batch_size)
         self._class_weight: Mapping[int, float] | None = None  # that is left to be applied to each batch
         self._data: Any = None
         self._step = FitStep(model, has_chunks)
@@ -140,7 +131,10 @@ class PortedAdapter:
         def validates(epoch: int, frequency: Any) -> bool:
             self._state.keep_metrics()
             is_cut = self._is_stopped and not feed.has_all_batches
-            return not is_cut and bool(should_evaluate(epoch, frequency))
+            if is_cut or not should_evaluate(epoch, frequency):
+                return False
+            self._validations.begin(model)
+            return True
 
         def results(logs: Any) -> Any:
             return results_of(logs) if feed.has_trained else logs  # metrics may have no variables before a step
@@ -194,12 +188,14 @@ class PortedAdapter:
         check_is_whole(self._step.latest.is_updating)
         host.sync(self._model)
         of_natives = self._at_cut or native_state(self._listeners)
-        return {**self._state.get(self._step.logs, self._data), "keras": of_natives}
+        of_model = self._state.get(self._step.logs, self._data)
+        return {**of_model, "keras": of_natives, "validations": self._validations.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """At once: what isn't built yet is built first."""
         with unchanged_errors():
             self._step.logs = self._state.load(state, self._data)
+        self._validations.set_state(state["validations"])
         self._natives_to_load = state["keras"]
         self._epochs_done, self._num_batches = 0, state["configuration"]["num_batches_per_epoch"]
         self._make_spare_iterators(state["run"]["completed_epochs"])

@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.trainers.data_adapters import is_torch_dataloader
-from keras.src.trainers.data_adapters.data_adapter_utils import NUM_BATCHES_FOR_TENSOR_SPEC
+from keras.src.trainers.data_adapters.data_adapter_utils import NUM_BATCHES_FOR_TENSOR_SPEC, unpack_x_y_sample_weight
 from tensorflow.python.eager import context
 
 from mlpug.trees import map_leaves
@@ -73,6 +74,26 @@ def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
 def asks_for_end(data: Any) -> bool:
     """Whether ``fit`` asks for a batch after the last one: TensorFlow reads ahead, which only a DataLoader notices."""
     return bool(is_torch_dataloader(data))
+
+
+def iterators_of_validation(data: Any, num_batches: int | None) -> int:
+    """How many iterators ``fit`` makes of the data each time that it validates: see `spare_iterators`."""
+    return 1 + spare_iterators(data, 1, num_batches) if isinstance(data, tf.data.Dataset) else 0
+
+
+def look_at_validation_data(model: keras.Model, data: Any, num_batches: int | None, batch_size: int | None) -> None:
+    """Do what ``fit`` does before it validates for the first time: it may ask for batches, to see what they are."""
+    x, y, sample_weight = unpack_x_y_sample_weight(data)
+    model._eval_epoch_iterator = TFEpochIterator(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=num_batches,
+        shuffle=False,
+        distribute_strategy=model.distribute_strategy,
+        steps_per_execution=model.steps_per_execution,
+    )
 
 
 def seed() -> int | None:

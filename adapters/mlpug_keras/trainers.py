@@ -17,8 +17,8 @@ from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_keras.adapter import KerasAdapter
 from mlpug_keras.fit_data import FitOptions
+from mlpug_keras.fit_validation import Validation
 from mlpug_keras.from_keras import logs_itself, ported_adapter
-from mlpug_keras.ported import Validation
 
 _Step = import_module(f"mlpug_keras.{keras.config.backend()}_step").Step
 

@@ -12,6 +12,7 @@ from compiled_models import (
     assert_same_weights,
     compiled,
     layers,
+    noting_order,
     own_train_step,
     sequential,
     unbuilt,
@@ -91,6 +92,21 @@ def test_it_goes_on_after_a_batch_as_if_it_had_never_stopped(tmp_path):
         resumed = PortedRun(mlp, unbuilt, shuffled, **options).start(whole.keeper.saved[place][0])
         assert resumed.logs.seen == whole.logs.seen[len(whole.logs.seen) - len(resumed.logs.seen) :]
         assert_same_weights(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+@pytest.mark.parametrize("make_data", [shuffled, of_unknown_length])
+def test_validation_data_goes_on_in_the_order_that_it_would_have_had(make_data, steps, tmp_path):
+    def run(**more):
+        keras.utils.set_random_seed(5)  # which the seeds of a shuffle depend on, where it is made
+        options = {"validation_data": make_data(), "validation_steps": steps}
+        return PortedRun(mlp, noting_order, shuffled, num_epochs=4, **options, **more)
+
+    whole = run(folder=tmp_path).start()
+    assert len({logs["val_order"] for kind, _, logs in whole.logs.seen if kind == "epoch_end"}) > 1
+    for place in (1, 3, 4, 6):  # within the first epoch, before and after it is validated, within the second one
+        resumed = run().start(whole.keeper.saved[place][0])
+        assert resumed.logs.seen == whole.logs.seen[len(whole.logs.seen) - len(resumed.logs.seen) :]
 
 
 def test_an_endless_dataset_with_epochs_of_a_length():

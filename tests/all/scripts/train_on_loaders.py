@@ -62,8 +62,7 @@ def differs_from_fit(make, given, validates):
 
 def differs_when_resumed(given):
     with tempfile.TemporaryDirectory() as folder:
-        options = {"validation_data": models.arrays(9, seed=1)}
-        whole = ported(models.unbuilt, given, folder=pathlib.Path(folder), **options).start()
+        whole = ported(models.noting_order, given, folder=pathlib.Path(folder), validation_data=loader(**given)).start()
         found = []
         counts = [count for _, count in whole.keeper.saved]
         in_epoch = counts[-1] // 3
@@ -73,7 +72,8 @@ def differs_when_resumed(given):
             *(index for index, count in enumerate(counts) if count == in_epoch),
             counts.index(in_epoch + 1),
         ):
-            resumed = ported(models.unbuilt, given, seed=77, **options).start(whole.keeper.saved[place][0])
+            resumed = ported(models.noting_order, given, seed=77, validation_data=loader(**given))
+            resumed.start(whole.keeper.saved[place][0])
             found += differences(resumed, whole)
         return found
 
