@@ -107,7 +107,7 @@ class _Native(keras.callbacks.Callback):
         self._log("training.epoch", self._step.logs)
         loss = output.loss
         self._log("training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
-        self._tell("batch_ended", None, output, True)
+        self._tell("batch_ended", None, output, self._latest.did_update)
         self._latest.step_output = None
 
     @default  # type: ignore[untyped-decorator]  # in whose presence ``fit`` waits for no number of a batch

@@ -13,7 +13,7 @@ from keras import ops
 from mlpug_keras.compiled_model import patched
 
 # What the wrapped step adds to its logs; nobody but mlpug sees them.
-LOSS, NUM_SAMPLES = "mlpug/loss", "mlpug/num_samples"
+LOSS, NUM_SAMPLES, DID_UPDATE = "mlpug/loss", "mlpug/num_samples", "mlpug/did_update"
 
 Updates = dict[int, list[tuple[Any, Any]]]  # for each metric that was updated: (values, sample_weight) each time
 
@@ -81,7 +81,19 @@ def _mean(updates: list[tuple[Any, Any]]) -> tuple[Any, Any]:
     return sum(totals) / sum(weights), None if updates[0][1] is None else sum(weights)
 
 
-def taken_from(logs: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """The logs as the step gave them, the loss and the number of samples, None where the step didn't tell."""
+def iterations_to_watch(model: keras.Model) -> Any:
+    """The variable that says whether a step was an update; None where all of them are.
+
+    An optimizer that scales the loss leaves out a step whose gradients aren't finite.
+    """
+    optimizer = model.optimizer
+    return optimizer.iterations if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else None
+
+
+def taken_from(logs: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any, bool]:
+    """The logs as the step gave them, the loss and the number of samples, and whether the step was an update.
+
+    The loss and the number of samples are None where the step didn't tell.
+    """
     rest = dict(logs)
-    return rest, rest.pop(LOSS, None), rest.pop(NUM_SAMPLES, None)
+    return rest, rest.pop(LOSS, None), rest.pop(NUM_SAMPLES, None), bool(rest.pop(DID_UPDATE, True))

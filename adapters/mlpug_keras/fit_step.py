@@ -57,7 +57,7 @@ class FitStep:
         kept = model.train_function
         train = partial(self._train, on_trained)
         counts = not overrides(model, "train_step")
-        step = host.telling_loss(model.train_step, lambda usable: BatchLoss(model, usable, counts))
+        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts))
         try:
             if self._chunked is None:
                 function, self._run_out = host.as_train_function(train, step, self.latest, model, data)
@@ -79,7 +79,7 @@ class FitStep:
         """
         model = self._model
         kept = model.train_function
-        step = host.telling_loss(model.train_step, lambda usable: BatchLoss(model, usable, counts_whole_batch=False))
+        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts_whole_batch=False))
         with patched(model, train_step=step):
             model.make_train_function(force=True)
         native = model.train_function
@@ -105,7 +105,7 @@ class FitStep:
     def _heard(self, logs: Any) -> Any:
         if not isinstance(logs, Mapping):
             return logs
-        self.logs, loss, num_samples = taken_from(logs)
+        self.logs, loss, num_samples, self.latest.did_update = taken_from(logs)
         loss = _loss_in(self.logs) if loss is None else loss
         self.latest.step_output = StepOutput(loss, 1 if num_samples is None else num_samples)
         return self.logs
@@ -131,12 +131,12 @@ class FitStep:
         if latest.batch is None:
             return self.logs  # an epoch without batches here: all of them were trained on before the run was resumed
         try:
-            logs, loss, num_samples = taken_from(call(latest.batch) or {})
+            logs, loss, num_samples, did_update = taken_from(call(latest.batch) or {})
         except StopIteration as error:
             raise EscapedStopIterationError(error) from error
         self.logs = logs
-        latest.did_update = True
         if latest.step_output is None:
+            latest.did_update = did_update
             loss = _loss_in(logs) if loss is None else loss
             latest.step_output = StepOutput(loss, counted(num_samples, latest.batch))
         on_trained()
@@ -144,7 +144,7 @@ class FitStep:
 
     def _train_chunks(self) -> dict[str, Any]:
         assert self._chunked is not None
-        output, *_ = self._chunked.train(self.latest.chunks, None, looks=False, clipping=None)
+        output, self.latest.did_update, _ = self._chunked.train(self.latest.chunks, None, looks=False, clipping=None)
         self.latest.step_output = StepOutput(output.loss, output.num_samples)
         return latest_of(output.auxiliary_results)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import keras
 from keras.src.trainers.data_adapters import is_torch_dataloader
 
-from mlpug_keras.batch_loss import BatchLoss
+from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, iterations_to_watch
 from mlpug_keras.compiled_model import is_built, patched
 from mlpug_keras.model import Latest
 
@@ -94,8 +94,9 @@ def learning_rate(model: keras.Model) -> float:
         return float(model.optimizer.learning_rate)
 
 
-def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
-    """The step, with the loss of the batch in its logs."""
+def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
+    """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one."""
+    train_step, iterations = model.train_step, iterations_to_watch(model)
 
     def step(state: Any, data: Any) -> Any:
         trace = next(
@@ -107,6 +108,9 @@ def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any],
 
         with loss(is_usable).heard() as found:
             logs, new_state = train_step(state, data)
+        if iterations is not None:
+            place = next(place for place, each in enumerate(model.optimizer.variables) if each is iterations)
+            found[DID_UPDATE] = new_state[2][place] != state[2][place]
         return ({**logs, **found} if isinstance(logs, dict) else logs), new_state
 
     return step

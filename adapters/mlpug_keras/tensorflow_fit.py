@@ -16,7 +16,7 @@ from keras.src.trainers.data_adapters.data_adapter_utils import NUM_BATCHES_FOR_
 from tensorflow.python.eager import context
 
 from mlpug.trees import map_leaves
-from mlpug_keras.batch_loss import BatchLoss
+from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, iterations_to_watch
 from mlpug_keras.compiled_model import overrides, patched
 from mlpug_keras.model import Latest
 
@@ -113,8 +113,9 @@ def learning_rate(model: keras.Model) -> float:
     return float(model.optimizer.learning_rate)
 
 
-def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
-    """The step, with the loss of the batch in its logs."""
+def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
+    """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one."""
+    train_step, iterations = model.train_step, iterations_to_watch(model)
 
     def step(data: Any) -> Any:
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
@@ -122,8 +123,11 @@ def telling_loss(train_step: Callable[..., Any], loss: Callable[[Callable[[Any],
         def is_usable(value: Any) -> bool:
             return not tf.is_tensor(value) or isinstance(value, tf.__internal__.EagerTensor) or value.graph is graph
 
+        before = None if iterations is None else tf.identity(iterations)
         with loss(is_usable).heard() as found:
             logs = train_step(data)
+        if iterations is not None:
+            found[DID_UPDATE] = tf.not_equal(before, tf.identity(iterations))
         return {**logs, **found} if isinstance(logs, dict) else logs
 
     return step
