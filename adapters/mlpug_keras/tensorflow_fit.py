@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from types import GeneratorType
 from typing import Any
 
 import keras
@@ -181,7 +182,9 @@ def _step_on(step: Any, model: keras.Model, data: Any) -> tuple[Callable[[Any], 
 
 
 def _run_out(on_iterator: Callable[[Any], Any], data: Any, like: Any) -> None:
-    """Call it when the data has nothing more."""
+    """Call it when the data has nothing more, if it is data that ``fit`` takes."""
+    if not (isinstance(data, (tf.data.Dataset, GeneratorType)) or is_torch_dataloader(data)):
+        return
     spec = data.element_spec if isinstance(data, tf.data.Dataset) else _element_spec(like)
     with suppress(tf.errors.OutOfRangeError):
         on_iterator(iter(tf.data.Dataset.from_generator(tuple, output_signature=spec)))

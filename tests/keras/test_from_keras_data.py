@@ -72,6 +72,18 @@ def test_an_epoch_of_what_is_left_of_a_generator_warns(backend):
     assert_equal(ported, native)
 
 
+class Stream:
+    """What fit doesn't take: without a length, and again and again."""
+
+    def __iter__(self):
+        return finite()
+
+
+def test_of_data_that_fit_does_not_take_only_batches_are_steps(backend):
+    ported = PortedRun(backend.mlp, sequential, Stream).start()
+    assert int(ported.model.optimizer.iterations.numpy()) == NUM_EPOCHS * len(batches())
+
+
 @pytest.mark.parametrize("length", [None, 2])
 def test_a_generator_that_has_nothing_for_an_epoch_is_an_error(backend, length):
     ported = PortedRun(backend.mlp, sequential, finite, num_epochs=3, num_batches_per_epoch=length)
