@@ -36,6 +36,7 @@ class FitStep:
     Attributes:
         latest: the batch that is trained on, and what it gave.
         logs: what the step said last, as ``fit`` has them: means over the epoch so far, still on the device.
+        run_out: changes what ``fit`` changes by asking for a batch where there is none, given what batches are like.
     """
 
     def __init__(self, model: keras.Model, has_chunks: bool) -> None:
@@ -48,7 +49,7 @@ class FitStep:
         self._chunked = make(optimizers=self._optimizers) if has_chunks else None
         self._evaluating = make(optimizers=SimpleNamespace(variables=[]))
         self._own_test_step = bool(overrides(model, "test_step"))
-        self._run_out: Callable[[Any], None] = lambda like: None
+        self.run_out: Callable[[Any], None] = lambda like: None
 
     @contextmanager
     def in_fit(self, data: Any, on_trained: Callable[[], None]) -> Iterator[None]:
@@ -60,7 +61,7 @@ class FitStep:
         step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts))
         try:
             if self._chunked is None:
-                function, self._run_out = host.as_train_function(train, step, self.latest, model, data)
+                function, self.run_out = host.as_train_function(train, step, self.latest, model, data)
             else:
                 function = host.as_chunked_function(train, self._train_chunks, model)
             model.train_function = function
@@ -114,10 +115,6 @@ class FitStep:
         """Let the optimizer know its variables, once the model is built."""
         if self._optimizers is not None:
             self._optimizers.build(self._view)
-
-    def run_out(self, like: Any) -> None:
-        """Change what ``fit`` changes by asking for a batch where there is none; `like` says what batches are like."""
-        self._run_out(like)
 
     def evaluate(self, batch: Any) -> StepOutput:
         """The compiled loss in inference mode and the predictions; the loss alone where there is a test_step."""

@@ -68,7 +68,7 @@ def asks_for_end(data: Any) -> bool:
 
 
 def iterators_of_validation(data: Any, num_batches: int | None) -> int:
-    """How many iterators that draw something ``fit`` makes of the data, and never uses, when it validates: none."""
+    """How many iterators that draw when they are made ``fit`` makes of the data each time that it validates: none."""
     return 0
 
 

@@ -174,11 +174,13 @@ def _step_on(step: Any, model: keras.Model, data: Any) -> tuple[Callable[[Any], 
     run = model.distribute_strategy.run
     if model.run_eagerly:
         return lambda batch: run(step, args=(_as_tensors(batch),)), lambda like: None
-    on_data = tf.function(
-        lambda batch: run(step, args=(batch,)), autograph=False, jit_compile=model.jit_compile, reduce_retracing=True
-    )
-    on_iterator = tf.function(lambda iterator: on_data(next(iterator)), autograph=False, reduce_retracing=True)
-    return _Compiled(lambda batch: run(step, args=(batch,)), model, data), partial(_run_out, on_iterator, data)
+
+    def on_data(batch: Any) -> Any:
+        return run(step, args=(batch,))
+
+    compiled = tf.function(on_data, autograph=False, jit_compile=model.jit_compile)
+    on_iterator = tf.function(lambda iterator: compiled(next(iterator)), autograph=False)
+    return _Compiled(on_data, model, data), partial(_run_out, on_iterator, data)
 
 
 def _run_out(on_iterator: Callable[[Any], Any], data: Any, like: Any) -> None:

@@ -126,7 +126,7 @@ class Epochs:
                 self._begin()  # nothing was left of the round before
                 continue
             done += 1
-            if self.asks_for_end and self._pulled == known_length(self.dataset):
+            if self.asks_for_end and done == self._num_batches == known_length(self.dataset):
                 with suppress(StopIteration):
                     self._pull([], is_first_of_group=False)
             yield batch

@@ -145,3 +145,9 @@ def test_data_of_unknown_length_goes_on_after_any_batch(make, tmp_path):
         resumed = PortedRun(mlp, make, of_unknown_length).start(path)
         assert resumed.logs.seen == whole.logs.seen[len(whole.logs.seen) - len(resumed.logs.seen) :]
         assert_same_state(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize("options", [{"num_batches_per_epoch": 4}, {"batch_chunk_size": 3}])
+def test_with_a_length_and_in_chunks_only_batches_are_steps(options):
+    ported = PortedRun(mlp, sequential, of_unknown_length, **options).start()
+    assert int(ported.model.optimizer.iterations.numpy()) == 2 * 4
