@@ -38,7 +38,7 @@ print(json.dumps({
 
 def run(backend, is_joined=False, **options):
     command = [sys.executable, "-c", SCRIPT, backend, json.dumps(options), "joined" if is_joined else "as they are"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=EXAMPLE)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=EXAMPLE)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
 
@@ -67,7 +67,7 @@ def test_it_draws_something(name):
         [sys.executable, "training.py", name, "--epochs", "1", "--accumulate", "4", "--precision", "bf16-mixed"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         cwd=EXAMPLE,
     )
     assert ran.returncode == 0, ran.stderr

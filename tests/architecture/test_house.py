@@ -22,7 +22,7 @@ def loaded_by(tmp_path):
 
     def loaded(module):
         code = f"import sys; sys.path.append({str(tmp_path)!r}); import {module}; print(*sys.modules)"
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=280)
         return ML_LIBRARIES & set(run.stdout.split())
 
     return loaded

@@ -177,7 +177,7 @@ def shapes_of(model):
 def test_paths_are_the_same_in_another_process():
     command = [sys.executable, "-c", ANOTHER_PROCESS, str(pathlib.Path(__file__).parent)]
     environment = os.environ | {"KERAS_BACKEND": keras.backend.backend()}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads(ran.stdout.splitlines()[-1]) == {name: shapes_of(make()) for name, (make, _) in CASES.items()}
 

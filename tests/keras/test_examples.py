@@ -36,7 +36,7 @@ def run_example(script, *arguments):
         [sys.executable, f"examples/{script}", *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         cwd=ROOT,
         env={variable: value for variable, value in os.environ.items() if variable not in unset},
     )

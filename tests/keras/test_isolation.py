@@ -51,7 +51,7 @@ def name(backend):
 def in_a_process(code, **variables):
     environment = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "PYTHONPATH")}
     run = subprocess.run(
-        [sys.executable, "-c", code], env=environment | variables, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", code], env=environment | variables, capture_output=True, text=True, timeout=280
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()

@@ -11,7 +11,7 @@ from scripts import Signal, copy_example, run_script
 
 from mlpug import checkpoints
 
-pytestmark = pytest.mark.timeout(300)  # each runs several scripts, which load TensorFlow or JAX
+pytestmark = pytest.mark.timeout(900)  # each runs several scripts, which load TensorFlow or JAX
 
 NUM_EPOCHS = 20
 CALLS = 38 + 10  # of an epoch: batches that are trained on, and those of the validation set

@@ -118,5 +118,5 @@ def test_a_module_of_the_other_lightning_is_refused():
         except mlpug.errors.ConfigurationError as error:
             print(type(error).__name__, error)
     """
-    refused = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100)
+    refused = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=280)
     assert refused.stdout.startswith("ConfigurationError LightningModule is a class of lightning.pytorch"), refused

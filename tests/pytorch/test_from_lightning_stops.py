@@ -232,7 +232,7 @@ def test_a_killed_process_goes_on(tmp_path):
         process.communicate()
         assert process.returncode == -signal.SIGKILL
     process = start()
-    said, errors = process.communicate(timeout=100)
+    said, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     assert "Training goes on from" in said
     assert "batch 23\n" in said

@@ -12,7 +12,7 @@ from scripts import EXAMPLES, Signal, added_on_the_page, copy_example, run_scrip
 import mlpug.pytorch as mlp
 from mlpug import checkpoints
 
-pytestmark = pytest.mark.timeout(300)  # each runs several scripts, which load Lightning
+pytestmark = pytest.mark.timeout(900)  # each runs several scripts, which load Lightning
 
 FOLDER = EXAMPLES / "port_lightning"
 BATCHES = 38  # in an epoch

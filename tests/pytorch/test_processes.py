@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run(*arguments, **options):
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=100, cwd=ROOT, **options
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=280, cwd=ROOT, **options
     )
 
 

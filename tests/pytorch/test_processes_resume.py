@@ -78,7 +78,7 @@ def train(tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         given = (Path(__file__).parents[1], tmp_path / folder, kind, stop_at, "resumes" if resumes else "starts")
         command = [sys.executable, str(script), *map(str, given)]
-        trained = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        trained = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert trained.returncode == 0, trained.stderr
         return [torch.load(tmp_path / folder / f"{rank}.pt") for rank in (0, 1)]
 

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_it_shows_that_the_weights_are_the_same():
     shown = subprocess.run(
-        [sys.executable, "examples/resume_pytorch.py"], capture_output=True, text=True, timeout=100, cwd=ROOT
+        [sys.executable, "examples/resume_pytorch.py"], capture_output=True, text=True, timeout=280, cwd=ROOT
     )
 
     assert (shown.returncode, shown.stderr) == (0, "")

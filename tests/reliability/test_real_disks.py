@@ -23,7 +23,7 @@ def mounted(what, folder):
     become_root = [] if os.geteuid() == 0 else ["--map-root-user"]
     command = ["unshare", *become_root, "--mount", sys.executable, "-m", "reliability.mounted", what, str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     if ran.stderr.startswith("unshare:"):
         return {"not possible": ran.stderr.strip()}
     assert ran.returncode == 0, ran.stderr

@@ -56,7 +56,7 @@ def struck_everywhere(processes, tmp_path, **strike):
     raise AssertionError("too many calls")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_killed_at_any_call(processes, tmp_path, whole, counts):
     failed, kills = [], 0
     for outcome, folder in struck_everywhere(processes, tmp_path, mode="kill"):
@@ -70,7 +70,7 @@ def test_killed_at_any_call(processes, tmp_path, whole, counts):
     assert failed == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_disk_that_is_full_at_any_call(processes, tmp_path, whole, counts):
     failed, calls = [], 0
     for outcome, folder in struck_everywhere(processes, tmp_path, mode="fail", error=errno.ENOSPC):

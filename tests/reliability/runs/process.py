@@ -88,7 +88,7 @@ class Processes:
     def run(
         self, settings: Settings, name: str, resume_from: str | None = None, sent: Signal | None = None
     ) -> int | None:
-        """The same to its end: the exit status, or None where that didn't come in a minute."""
+        """The same to its end: the exit status, or None where that didn't come in three minutes."""
         return self.start(settings, name, resume_from, sent).status()
 
 
@@ -98,7 +98,7 @@ class Started:
     def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
         self._process = process
 
-    def status(self, seconds: float = 60.0) -> int | None:
+    def status(self, seconds: float = 180.0) -> int | None:
         """The exit status, minus a signal's number where that ended it; None where it hasn't ended by then."""
         end = time.monotonic() + seconds
         while (status := self._status()) is None and time.monotonic() < end:

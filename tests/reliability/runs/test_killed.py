@@ -19,7 +19,7 @@ def lived(processes, settings, name, journal, wait):
     """Starts or goes on with a run, and kills it so many seconds after its first batch: its status."""
     before = size_of(journal)
     run = processes.start(settings, name, "auto")
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while size_of(journal) == before and run.status(0) is None and time.monotonic() < until:
         time.sleep(0.001)
     if run.status(wait) is not None:
@@ -40,7 +40,7 @@ def chain(backend, processes, kind, folder, number, kills, num_epochs, backgroun
         # Whatever is drawn anew, and doesn't come from the checkpoint, is another.
         seed = 1000 * (number + 1) + life if (folder / CHECKPOINT).exists() else 1
         settings = Settings(kind, seed, str(folder), num_epochs, 10**6, checkpoints, str(journal))
-        wait = chance.uniform(0.0, LONGEST.get(backend, 0.05)) if life < kills else 60.0
+        wait = chance.uniform(0.0, LONGEST.get(backend, 0.05)) if life < kills else 180.0
         statuses.append(lived(processes, settings, f"life {life}", journal, wait))
     said = (folder / f"life {life}.txt").read_text()
     if statuses != [-9] * kills + [0]:

@@ -65,7 +65,7 @@ def wrong(ended, signals):
         return [problem for problem in pool.map(ended, signals) if problem is not None]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_one_signal_in_any_phase(backend, ended, counts):
     problems = wrong(ended, PHASES)
     counts[f"signals: {backend}"] = f"{len(PHASES) - len(problems)} of {len(PHASES)} phases right"
@@ -73,7 +73,7 @@ def test_one_signal_in_any_phase(backend, ended, counts):
     assert problems == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_second_signal_ends_at_once_and_leaves_the_store_whole(backend, ended, counts):
     signals = TWICE[::5] if backend in ("tensorflow", "jax") else TWICE  # those start slowly
     problems = wrong(ended, signals)
