@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -93,8 +94,10 @@ def cut_power(folder: pathlib.Path) -> None:
     os.close(handle)
 
 
-def _operation_then_power_cut(image: pathlib.Path, folder: pathlib.Path, scenario: Scenario) -> list[str]:
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True, capture_output=True)
+def _operation_then_power_cut(
+    make_disk: str, image: pathlib.Path, folder: pathlib.Path, scenario: Scenario
+) -> list[str]:
+    subprocess.run([make_disk, "-q", "-F", image], check=True, capture_output=True)
     mount("-o", "loop", image, folder)
     scenario.prepare(disk := folder / "runs")
     os.sync()
@@ -110,13 +113,17 @@ def _operation_then_power_cut(image: pathlib.Path, folder: pathlib.Path, scenari
 
 def power_cut(folder: pathlib.Path) -> dict:
     """On ext4, cut after each operation has returned, and after a save that does not flush, for comparison."""
+    # Not every shell's PATH has these folders.
+    make_disk = shutil.which("mkfs.ext4", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
+    if make_disk is None:
+        return {"not possible": "there is no mkfs.ext4"}
     image = folder.parent / "image"
     with open(image, "wb") as file:
         file.truncate(16 << 20)
     careless = Scenario("", "move_unsynced", ("run", "new"), {"run": "old"}, {"run": "new"})
     scenarios = [SAVES[0], SAVES[1], ARCHIVES[3], DELETES[0]]
-    problems = {scenario.title: _operation_then_power_cut(image, folder, scenario) for scenario in scenarios}
-    naive = _operation_then_power_cut(image, folder, careless)
+    problems = {scenario.title: _operation_then_power_cut(make_disk, image, folder, scenario) for scenario in scenarios}
+    naive = _operation_then_power_cut(make_disk, image, folder, careless)
     return {
         "cuts": len(problems),
         "problems": [[title, found] for title, found in problems.items() if found],
