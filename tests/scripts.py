@@ -65,7 +65,7 @@ def added_on_the_page():
     return "".join(line[1:] + "\n" for line in diff.splitlines() if line.startswith("+"))
 
 
-def run_script(path, *arguments, sent=None, variables=None, seconds=280):
+def run_script(path, *arguments, sent=None, variables=None):
     """The script in ``path``, to its end. Where it is sent a signal, it has a ``main()``."""
     command = [sys.executable, path]
     if sent is not None:
@@ -77,6 +77,6 @@ def run_script(path, *arguments, sent=None, variables=None, seconds=280):
         [str(part) for part in (*command, *arguments)],
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=280,
         env={**environment, "OMP_NUM_THREADS": "1", **(variables or {})},
     )
