@@ -103,13 +103,33 @@ def test_a_generator_function_is_refused_as_fit_does(backend):
         PortedRun(backend.mlp, sequential, lambda: endless)
 
 
-def test_validation_batches_come_from_a_generator_that_goes_on(backend):
-    def options():
-        return {"validation_data": endless(), "validation_steps": 3}
+class CountsValidations(keras.callbacks.Callback):
+    """Gives the batch of the validation that asks: how far TensorFlow reads ahead of one is up to its speed."""
 
-    native = NativeRun(sequential, endless, shuffle=False, steps_per_epoch=3, **options())
-    ported = PortedRun(backend.mlp, sequential, endless, num_batches_per_epoch=3, **options()).start()
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self.given = []
+
+    def on_test_begin(self, logs=None):
+        self.count += 1
+
+    def batches(self):
+        while True:
+            self.given.append(self.count)
+            yield batches()[self.count]
+
+
+def test_validation_batches_come_from_a_generator_that_goes_on(backend):
+    def options(counter):
+        return {"num_epochs": 3, "validation_data": counter.batches(), "validation_steps": 3, "callbacks": [counter]}
+
+    natively, by_mlpug = CountsValidations(), CountsValidations()
+    native = NativeRun(sequential, endless, shuffle=False, steps_per_epoch=3, **options(natively))
+    ported = PortedRun(backend.mlp, sequential, endless, num_batches_per_epoch=3, **options(by_mlpug)).start()
     assert_equal(ported, native)
+    assert set(by_mlpug.given) == set(natively.given) == {0, 1, 2, 3}
+    assert by_mlpug.given.count(0) == natively.given.count(0)  # to see what they are like, before any validation
 
 
 class StopsAtStart(Callback):
