@@ -202,7 +202,7 @@ from pytorch.native_runs import ported
 class Slow(mlp.callbacks.Callback):
     def on_batch_training_completed(self, batch, logs):
         print("batch", logs["current"]["global_iter"], flush=True)
-        time.sleep(0.02)
+        time.sleep(1 if logs["current"]["global_iter"] in (9, 15) else 0.02)  # long enough to be killed in
 
 saves = mlp.callbacks.CheckpointManager(sys.argv[2], "run", metric_to_monitor=None, create_checkpoint_every=1)
 ported(Measuring, Data, callbacks=[Slow(), saves], resume_from="auto")
