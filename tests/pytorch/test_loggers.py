@@ -78,7 +78,7 @@ def test_weights_and_biases_gets_the_metrics_by_their_paths_at_their_steps(tmp_p
     try:
         of_batches, of_epochs = train(logger)
     finally:
-        wandb.finish()
+        wandb.teardown()  # the process that writes the file has ended then, where finish() doesn't wait for it
     (file,) = tmp_path.rglob("run-*.wandb")
     rows = [row for row in map(history_row, records(file.read_bytes())) if row]
 
