@@ -129,7 +129,7 @@ def test_validation_batches_come_from_a_generator_that_goes_on(backend):
     ported = PortedRun(backend.mlp, sequential, endless, num_batches_per_epoch=3, **options(by_mlpug)).start()
     assert_equal(ported, native)
     assert set(by_mlpug.given) == set(natively.given) == {0, 1, 2, 3}
-    assert by_mlpug.given.count(0) == natively.given.count(0)  # to see what they are like, before any validation
+    assert by_mlpug.given.count(0) == natively.given.count(0) == 2  # once, before any validation, and for each of them
 
 
 class StopsAtStart(Callback):
