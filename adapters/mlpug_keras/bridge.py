@@ -194,10 +194,10 @@ class Callbacks(keras.callbacks.CallbackList):
             epochs=run.num_epochs,
             steps=run.num_batches_per_epoch,
         )
-        self._at_batch_begin = _listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
-        self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
+        self._at_batch_begin = listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
+        self._at_batch_end = listening(self.callbacks, "on_train_batch_end", "on_batch_end")
         natives = [callback for callback in self.callbacks[1:] if not isinstance(callback, Bridge)]
-        self._natives_hear_of_batches = bool(_listening(natives, "on_train_batch_end", "on_batch_end"))
+        self._natives_hear_of_batches = bool(listening(natives, "on_train_batch_end", "on_batch_end"))
         self._feed = feed
         self._logs = run.logs
         self._running_loss = latest.running_loss
@@ -272,7 +272,7 @@ def _as_one(batch: Any) -> list[Any]:
     return [batch]
 
 
-def _listening(callbacks: Sequence[Any], *names: str) -> list[Callable[..., None]]:
+def listening(callbacks: Sequence[Any], *names: str) -> list[Callable[..., None]]:
     """The first of the hooks, of those callbacks that have any of them; Keras's own first calls the second."""
     base = keras.callbacks.Callback
     return [
