@@ -10,6 +10,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=20, help="how often the reliability suite kills runs at random moments"
     )
+    parser.addoption(
+        "--whole-table",
+        action="store_true",
+        help="each kind of data with each kind of validation, not a sample of them",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
