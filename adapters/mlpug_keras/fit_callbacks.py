@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from sys import getrefcount
@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from keras.src.utils.python_utils import pythonify_logs
 
-from mlpug.adapter import Events, Run
+from mlpug.adapter import Run
 from mlpug.callbacks.native_names import NativeLogs
-from mlpug_keras.bridge import listening, tell
+from mlpug_keras.bridge import Bridge, listening, tell
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
 from mlpug_keras.native_callbacks import is_native
@@ -55,7 +55,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
         callbacks: list[keras.callbacks.Callback] = []
         for are_native, group in groupby(run.listeners, key=is_native):
             neighbours = list(group)
-            callbacks += neighbours if are_native else [_Listeners(neighbours, feed, latest, run)]
+            callbacks += neighbours if are_native else [Bridge(neighbours, feed, latest, run)]
         super().__init__(
             callbacks,
             add_history=True,
@@ -64,11 +64,12 @@ class FitCallbacks(keras.callbacks.CallbackList):
             epochs=run.num_epochs,
             steps=run.num_batches_per_epoch,
         )
-        natives = [callback for callback in self.callbacks if not isinstance(callback, _Listeners)]
-        self._ours = [callback for callback in self.callbacks if isinstance(callback, _Listeners)]
+        natives = [callback for callback in self.callbacks if not isinstance(callback, Bridge)]
+        self._bridges = [callback for callback in self.callbacks if isinstance(callback, Bridge)]
         self._natives_at_batch_begin = listening(natives, "on_train_batch_begin", "on_batch_begin")
         self._at_batch_end = listening(self.callbacks, "on_train_batch_end", "on_batch_end")
         self._natives_hear_of_batches = bool(listening(natives, "on_train_batch_end", "on_batch_end"))
+        self._listeners = [listener for listener in run.listeners if not is_native(listener)]
         self._model_trained = model
         self._feed = feed
         self._latest = latest
@@ -79,8 +80,8 @@ class FitCallbacks(keras.callbacks.CallbackList):
 
     def batch_is_there(self) -> None:
         """The step has its batch."""
-        for callback in self._ours:
-            callback.batch_started()
+        for bridge in self._bridges:
+            bridge.on_train_batch_begin(0)
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._moments.before_training()
@@ -88,8 +89,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
         self._moments.training_started()
 
     def on_train_end(self, logs: Any = None) -> None:
-        for callback in self._ours:
-            callback.training_ended()
+        tell(self._listeners, "training_ended")  # before any callback of Keras's own hears of it
         super().on_train_end(self._logs_of_epoch)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -125,7 +125,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
         tells_natives = feed.is_epoch_completed or moments.cut_short()
         native_logs = self._native_logs(logs)
         for callback in self.callbacks:
-            if tells_natives or isinstance(callback, _Listeners):
+            if tells_natives or isinstance(callback, Bridge):
                 callback.on_epoch_end(epoch, native_logs)
         if tells_natives:
             native_logs.freeze()  # which costs nothing more: Keras's history has read it
@@ -134,36 +134,3 @@ class FitCallbacks(keras.callbacks.CallbackList):
     def _native_logs(self, logs: Any) -> NativeLogs:
         """What Keras's own callbacks are shown."""
         return NativeLogs(pythonify_logs(logs), logs=self._logs, shows_own_only=True, hidden=self._of_host)
-
-
-class _Listeners(keras.callbacks.Callback):
-    """Those of mlpug that stand next to each other in the list."""
-
-    def __init__(self, listeners: Sequence[Events], feed: FitFeed, latest: Latest, run: Run) -> None:
-        super().__init__()
-        self._listeners = listeners
-        self._feed = feed
-        self._latest = latest
-        self._num_batches = run.num_batches_per_epoch
-
-    def batch_started(self) -> None:
-        """Tell them of the latest batch."""
-        tell(self._listeners, "batch_started", self._latest.batch)
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        tell(self._listeners, "training_started", self._num_batches)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._feed.is_epoch_heard:
-            tell(self._listeners, "epoch_started")
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        tell(self._listeners, "batch_ended", self._latest.batch, self._latest.step_output, self._latest.did_update)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._feed.is_epoch_heard:
-            tell(self._listeners, "epoch_ended", self._feed.is_epoch_completed)
-
-    def training_ended(self) -> None:
-        """Tell them, before any callback of Keras's own hears of it."""
-        tell(self._listeners, "training_ended")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from mlpug.adapter import DataOptions
 from mlpug.chunks import Group
@@ -22,21 +21,8 @@ from mlpug_keras.epoch_hooks import EpochHooks
 from mlpug_keras.epoch_iterators import ObservedIterator
 from mlpug_keras.fit_data import FitData, is_tf_dataset
 from mlpug_keras.fit_feed import FitFeed
+from mlpug_keras.fit_rounds import Pulls, RandomNumbers, Round, moment_to_plain
 from mlpug_keras.fit_step import host
-
-Drawn = TypeVar("Drawn")
-
-
-@dataclass(slots=True)
-class Round:
-    """One iterator of the data: an epoch's, or with ``steps_per_epoch`` that of several."""
-
-    iterator: Any
-    made_before: int  # iterators that were made of the data before it
-    made_at: Any  # the random states then
-    first_at: Any = None  # the random states just before its first batch was asked for
-    variables: Any = None  # that a tf.data.Dataset draws from: their values at that moment
-    pulled: int = 0  # batches
 
 
 class FitDraws(DrawnByHost):
@@ -63,7 +49,7 @@ class FitDraws(DrawnByHost):
             self._kind.seed(options.seed)
         self.order = host.OrderOfArrays(options.seed)
         self._graph = graph_of(data.x) if options.seed is not None and is_tf_dataset(data.x) else None
-        self._stream: Snapshot | None = None  # the data's own random numbers, with a seed
+        self._numbers = RandomNumbers(data.x)
         self._hooks = EpochHooks(data.x, begins_with_reset=True)
         self._observed: ObservedIterator | None = None
         self._is_training = False  # else what is drawn is drawn to build the model
@@ -122,14 +108,14 @@ class FitDraws(DrawnByHost):
             return self._between
         return {
             **self._state_of_round(self._round, self._earlier),
-            "epoch_at": _plain(self._epoch_at),
+            "epoch_at": moment_to_plain(self._epoch_at),
             "batches": min(num_trained * self._group_size, self._round.pulled - self._earlier),
             "hooks": self._hooks.state(is_within=True),
         }
 
     def load_state(self, state: dict[str, Any], random: Snapshot) -> None:
         self._rest = random
-        if state["read_as"] == DataOfHost.__name__:
+        if state["read_as"] == DataOfHost.__name__:  # see `go_on_after_native`
             return
         if state["read_as"] != self._read_as:
             raise CheckpointMismatchError(
@@ -140,6 +126,16 @@ class FitDraws(DrawnByHost):
         self._resumed = state
         self._epochs_done = state["epochs_done"]
         self.order.set_state(state["order"])
+
+    def go_on_after_native(self, num_epochs: int) -> None:
+        """Begin where a ``fit`` that somebody else called was, after so many epochs: as far as that can be known."""
+        self._epochs_done = num_epochs
+        between = [["on_epoch_begin", None], ["on_epoch_end", None]]
+        self._resumed = {
+            **self._state_between(),
+            "made": host.iterators_of_epoch(self._length) * num_epochs if is_tf_dataset(self.dataset) else 0,
+            "hooks": {"calls": [["on_epoch_end", None], *between * num_epochs]},
+        }
 
     def random_at_start(self) -> Snapshot:
         assert self._rest is not None
@@ -175,7 +171,7 @@ class FitDraws(DrawnByHost):
     def _steps(self, steps_of: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Keras's own, observed."""
         steps = steps_of()
-        while (step := self._drawn(partial(next, steps, None))) is not None:
+        while (step := self._numbers.drawn(partial(next, steps, None))) is not None:
             first, last, iterator = step
             if self._round is None or self._round.iterator is not iterator:
                 self._round = Round(iterator, *self._next)
@@ -198,16 +194,12 @@ class FitDraws(DrawnByHost):
         assert self._observed is not None
         self._between = self._state_between()
         if self._seed is not None:
-            outer = random_states.capture()
-            random_states.seed_from(self._seed, self._epochs_done)
-            random_states.seed_generators(self._generators(), self._seed, self._epochs_done)
-            self._stream = random_states.capture()
-            random_states.restore(outer)
+            self._numbers.seed(self._seed, self._epochs_done)
         if resumed is not None:
             self._go_back(resumed)
         goes_on = self._observed.goes_on and self._round is not None
         self._earlier = self._round.pulled if goes_on and self._round is not None else 0
-        self._epoch_at = self._drawn(self._moment)
+        self._epoch_at = self._numbers.moment()
 
     def _go_back(self, resumed: dict[str, Any]) -> None:
         """To where the epoch that is resumed began."""
@@ -219,16 +211,16 @@ class FitDraws(DrawnByHost):
             outer = random_states.capture()
             self._first_to_restore = resumed["first_at"], resumed["variables"]
             if resumed["earlier"]:
-                self._drawn(partial(self._restore, resumed["made_at"]))
-                iterator = self._drawn(partial(self._observed.begin_at, resumed["earlier"]))
+                self._numbers.restore(resumed["made_at"])
+                iterator = self._numbers.drawn(partial(self._observed.begin_at, resumed["earlier"]))
                 self._round = Round(iterator, *self._next)
                 for _ in islice(Pulls(self._pull, iterator), resumed["earlier"]):
                     pass
             random_states.restore(outer)
         if resumed["epoch_at"] is not None:
-            self._drawn(partial(self._restore, resumed["epoch_at"]))
+            self._numbers.restore(resumed["epoch_at"])
         else:
-            random_states.set_generator_states(self._generators(), resumed["generators"])
+            self._numbers.set_state({**resumed, "stream": None})
 
     def _leave_out(self, resumed: dict[str, Any], steps: Iterator[Any]) -> int:
         """Leave out what is done of the epoch that goes on: how many batches that was."""
@@ -244,20 +236,19 @@ class FitDraws(DrawnByHost):
             assert self._rest is not None
             random_states.restore(self._rest)
             if self._kind.can_begin_again:
-                random_states.set_generator_states(self._generators(), resumed["generators"])
-            self._stream = None if resumed["stream"] is None else random_states.from_plain(resumed["stream"])
+                self._numbers.set_state(resumed)
         return number
 
     def _pull(self) -> Any:
         """The next batch of the round."""
         current = self._round
         assert current is not None
-        looks = self.keeps_states and self._stream is None and self._kind.asks_again
+        looks = self.keeps_states and not self._numbers.are_own and self._kind.asks_again
         if not current.pulled:
             self._before_first(current)
         if looks:
             self._shared_draws.before_pull()
-        batch = next(current.iterator) if self._seed is None else self._drawn(partial(next, current.iterator))
+        batch = next(current.iterator) if self._seed is None else self._numbers.drawn(partial(next, current.iterator))
         if looks:
             self._shared_draws.after_pull()
         current.pulled += 1
@@ -269,20 +260,22 @@ class FitDraws(DrawnByHost):
         if to_restore is not None:
             first_at, values = to_restore
             if not getattr(self.dataset, "workers", 0) > 1:  # else a thread has drawn the order, or is about to
-                self._drawn(partial(self._restore, first_at))
+                self._numbers.restore(first_at)
             for variable, value in zip(variables, values, strict=False):
                 variable.assign(value)
         self.order.begin(self._number(current.made_before))
-        current.first_at = self._drawn(self._moment)
+        current.first_at = self._numbers.moment()
         current.variables = [variable.numpy() for variable in variables]
         self._shared_draws.round_begins()
 
     def _before_iterator(self) -> None:
-        self._next = self._made, self._moment()
+        self._next = self._made, self._numbers.moment()
         if self._graph is not None:
             assert self._observed is not None
             assert self._seed is not None
-            self._observed.dataset = with_seeds(self._graph, self._seed, self._number(self._made), self.dataset.element_spec)
+            self._observed.dataset = with_seeds(
+                self._graph, self._seed, self._number(self._made), self.dataset.element_spec
+            )
 
     def _number(self, made_before: int) -> int:
         """Of the round, for what is to differ between rounds: that of the epoch where each is one."""
@@ -308,55 +301,9 @@ class FitDraws(DrawnByHost):
             "order": self.order.get_state(),
             "epochs_done": self._epochs_done,
             "made": self._made if current is None else current.made_before,
-            "made_at": None if current is None else _plain(current.made_at),
-            "first_at": None if current is None else _plain(current.first_at),
+            "made_at": None if current is None else moment_to_plain(current.made_at),
+            "first_at": None if current is None else moment_to_plain(current.first_at),
             "variables": None if current is None else current.variables,
             "earlier": earlier,
-            "generators": [random_states.generator_state(each) for each in self._generators()],
-            "stream": None if self._stream is None else random_states.as_plain(self._stream),
+            **self._numbers.get_state(),
         }
-
-    def _moment(self) -> Any:
-        """The random states now: those that all share, and those of the data's own generators."""
-        return random_states.capture(), [random_states.generator_state(each) for each in self._generators()]
-
-    def _restore(self, moment: dict[str, Any]) -> None:
-        random_states.restore_with_generators(moment, self.dataset)
-
-    def _drawn(self, draw: Callable[[], Drawn]) -> Drawn:
-        """What a function draws, from the data's own random numbers where it has some."""
-        if self._stream is None:
-            return draw()
-        outer = random_states.capture()
-        random_states.restore(self._stream)
-        try:
-            return draw()
-        finally:
-            self._stream = random_states.capture()
-            random_states.restore(outer)
-
-    def _generators(self) -> list[Any]:
-        return random_states.generators_of(self.dataset)
-
-
-class Pulls:
-    """What gives the batches of an epoch to the steps of ``fit``.
-
-    Attributes:
-        iterator: where they come from.
-    """
-
-    def __init__(self, pull: Callable[[], Any], iterator: Any) -> None:
-        self._pull = pull
-        self.iterator = iterator
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._pull()
-
-
-def _plain(moment: Any) -> dict[str, Any]:
-    shared, own = moment
-    return {"shared": random_states.as_plain(shared), "own": own}

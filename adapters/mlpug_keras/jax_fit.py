@@ -88,6 +88,11 @@ def counting(get_iterator: Callable[[], Any], on_made: Callable[[], None]) -> Ca
     return batches
 
 
+def iterators_of_epoch(length: int | None) -> int:
+    """How many iterators ``fit`` makes of a `tf.data.Dataset` for an epoch."""
+    return 1
+
+
 def tf_dataset(epoch_iterator: Any) -> Any:
     """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
     return epoch_iterator.data_adapter._dataset

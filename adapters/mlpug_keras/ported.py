@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from mlpug.adapter import DataOptions, Process, Run, StepOutput
+from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.stop_iteration import unwrapped
@@ -244,6 +245,8 @@ class PortedAdapter:
         self._validations.set_state(state["validations"])
         self._of_validation.update(state["validations"]["names"])
         self._natives_to_load = state["keras"]
+        if self._draws is not None and state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
+            self._draws.go_on_after_native(state["run"]["completed_epochs"])
 
     def learning_rates(self) -> dict[str, float]:
         """That of the optimizer now, by its schedule if it has one."""

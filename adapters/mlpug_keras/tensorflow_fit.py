@@ -89,6 +89,11 @@ def counting(get_iterator: Callable[[], Any], on_made: Callable[[], None]) -> Ca
     return dataset
 
 
+def iterators_of_epoch(length: int | None) -> int:
+    """How many iterators ``fit`` makes of a `tf.data.Dataset` for an epoch."""
+    return 1 if length is None else 2  # the second is made where it ends, and not used
+
+
 def tf_dataset(epoch_iterator: Any) -> Any:
     """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
     return epoch_iterator._distributed_dataset
