@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import keras
 
 from mlpug.adapter import DataOptions, Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
@@ -15,6 +17,7 @@ from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
 from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
+from mlpug_keras.devices import check_no_scope, check_one_device
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel, checked_training_model
 from mlpug_keras.native_callbacks import (
@@ -78,6 +81,12 @@ class KerasAdapter:
         self._natives_to_load: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
+        self._check_devices([*optimizers.values(), *_layers(model_components.values())])
+
+    @staticmethod
+    def _check_devices(parts: list[Any]) -> None:
+        check_one_device("DefaultTrainer", parts)
+        check_no_scope("DefaultTrainer")
 
     @property
     def backend(self) -> str:
@@ -96,6 +105,7 @@ class KerasAdapter:
 
     def set_training_model(self, training_model: Any) -> None:
         """Take a Keras model or layer."""
+        self._check_devices(_layers([training_model]))
         components = list(self._model_components.values())
         model = TrainingModel(
             checked_training_model(training_model, self._model_components),
@@ -118,6 +128,7 @@ class KerasAdapter:
 
     def fit(self, run: Run) -> None:
         """Let Keras train."""
+        self._check_devices([])  # since the trainer was made
         model = self._model
         natives = [listener for listener in run.listeners if is_native(listener)]
         check_can_save(natives, model.saved)
@@ -262,6 +273,11 @@ class KerasAdapter:
             running_loss, sums = self._model.latest.running_loss, state.get("running_loss")
             if running_loss is not None and sums is not None:
                 running_loss.set_state(sums)
+
+
+def _layers(parts: Iterable[Any]) -> list[Any]:
+    """Those that have weights; what else was given is looked at elsewhere."""
+    return [part for part in parts if isinstance(part, keras.layers.Layer)]
 
 
 def _is_built(model: TrainingModel) -> bool:

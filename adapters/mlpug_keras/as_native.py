@@ -15,6 +15,7 @@ from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug.trainers.attached import Attached
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug_keras.bridge import tell
+from mlpug_keras.devices import no_checkpoints
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.fit_validation import Validation
 from mlpug_keras.native_callbacks import is_native
@@ -58,13 +59,19 @@ class _Native(keras.callbacks.Callback):
         self._listeners: tuple[Any, ...] = ()
         self._log: Any = None  # what Keras computes
         self._latest: Any = None
+        self._adapter: Any = None
         self._step: Any = None
         self._hearing = ExitStack()
+        self._function: Any = None  # that ``fit`` calls for each step
         self._num_batches: int | None = None  # in an epoch, where Keras knows it
         self._count = 0  # of them that are done
         self._started_at: float | None = None  # the batch that is under way in a run that this hears of
         self._is_stopped = False  # within the epoch
         self._is_first_epoch = True
+
+    def __reduce__(self) -> Any:
+        """A copy, or one that is pickled, belongs to no run, and hears of the next one."""
+        return _Native, (self._attached,)
 
     def on_train_begin(self, logs: Any = None) -> None:
         trained: Any = self._model  # `self.model` would have Keras write all values into the variables on JAX
@@ -73,15 +80,20 @@ class _Native(keras.callbacks.Callback):
                 f"as_native hears of every batch, and the model runs steps_per_execution={trained.steps_per_execution} "
                 "of them at once: compile it without."
             )
-        adapter = PortedAdapter(trained, FitOptions(), Validation(), has_chunks=False)
-        trainer = DefaultTrainer(adapter, {"optimizer": trained.optimizer}, trained, logs_itself=_LOGS)
-        run = self._attached.start(trainer, self.params["epochs"])
-        self._listeners, self._log, self._num_batches = run.listeners, run.on_metrics_logged, self.params["steps"]
+        self._adapter = adapter = PortedAdapter(trained, FitOptions(), Validation(), has_chunks=False)
+        trainer = DefaultTrainer(adapter, None, trained, logs_itself=_LOGS, no_checkpoints=no_checkpoints())
+        params = self.params or {}  # a script's own CallbackList may have none
+        run = self._attached.start(trainer, max(params.get("epochs") or 1, 1))  # 0 where nothing is to be trained
+        self._listeners, self._log, self._num_batches = run.listeners, run.on_metrics_logged, params.get("steps")
         self._is_first_epoch = True
         self._step = adapter.attach(run)
         self._latest = self._step.latest
-        self._hearing.enter_context(self._step.beside_fit(self._batch_trained, self._end))
+        self._hear()
         self._tell("training_started", self._num_batches)
+
+    def _hear(self) -> None:
+        self._hearing.enter_context(self._adapter.beside_fit(self._batch_trained, self._end))
+        self._function = self._model.train_function
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._is_first_epoch and epoch:  # by fit(initial_epoch=...)
@@ -91,6 +103,9 @@ class _Native(keras.callbacks.Callback):
         self._tell("epoch_started")
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._model.train_function is not self._function:  # a callback had it made anew
+            self._hearing.close()
+            self._hear()
         self._started_at = time.perf_counter()
         if self._num_batches is not None:  # else it is the step that finds out whether there is another one
             self._tell("batch_started", None)

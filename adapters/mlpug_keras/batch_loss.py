@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from threading import get_ident
 from typing import Any
 
 import keras
 from keras import ops
 
-from mlpug_keras.compiled_model import patched
-
 # What the wrapped step adds to its logs; nobody but mlpug sees them.
 LOSS, NUM_SAMPLES, DID_UPDATE = "mlpug/loss", "mlpug/num_samples", "mlpug/did_update"
+_LOSS_SUM = "mlpug/loss_sum"  # in the place of the loss, where there are several replicas
 
-Updates = dict[int, list[tuple[Any, Any]]]  # for each metric that was updated: (values, sample_weight) each time
+Updates = list[tuple[Any, Any]]  # of a metric: (values, sample_weight) each time
 
 
 class BatchLoss:
@@ -38,16 +37,12 @@ class BatchLoss:
     def heard(self) -> Iterator[dict[str, Any]]:
         """Within, a step is called; afterwards the result has the loss, and what it is the mean over, if known."""
         found: dict[str, Any] = {}
-        updates: Updates = {}
-        metrics = self._candidates()
         with ExitStack() as stack:
-            for place, metric in enumerate(metrics):
-                hearing = partial(_update, metric.update_state, updates, place)
-                stack.enter_context(patched(metric, update_state=hearing))
+            heard = [stack.enter_context(_updates_of(metric)) for metric in self._candidates()]
             yield found
-        for place in range(len(metrics)):
-            usable = [pair for pair in updates.get(place, []) if all(map(self._is_usable, pair))]
-            if usable and len(usable) == len(updates[place]):
+        for updates in heard:
+            usable = [pair for pair in updates if all(map(self._is_usable, pair))]
+            if usable and len(usable) == len(updates):
                 loss, count = _mean(usable)
                 found[LOSS] = loss
                 if count is not None and not self._counts_whole_batch:
@@ -60,14 +55,67 @@ class BatchLoss:
         return [own, *others]
 
 
-def _update(update_state: Callable[..., Any], updates: Updates, place: int, *arguments: Any, **named: Any) -> Any:
-    values, sample_weight = ((*arguments, None, None)[index] for index in range(2))
-    values, sample_weight = named.get("values", values), named.get("sample_weight", sample_weight)
-    updates.setdefault(place, []).append((values, sample_weight))
-    return update_state(*arguments, **named)
+@contextmanager
+def _updates_of(metric: Any) -> Iterator[Updates]:
+    """Within, what this thread updates the metric with is noted."""
+    tapped = vars(metric).get("update_state")
+    if not isinstance(tapped, _Tapped):
+        tapped = _Tapped(metric)
+        object.__setattr__(metric, "update_state", tapped)  # Keras doesn't hear of it
+    updates = tapped.updates[get_ident()] = []
+    try:
+        yield updates
+    finally:
+        del tapped.updates[get_ident()]
+        if not tapped.updates:
+            tapped.remove()
 
 
-def _mean(updates: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+class _Tapped:
+    """Stands for a metric's ``update_state`` while steps are traced.
+
+    TensorFlow traces the step of each replica in a thread of its own, and changes between them in the middle.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._kept = vars(metric).get("update_state")  # where it isn't that of its class
+        self._update_state = metric.update_state
+        self.updates: dict[int, Updates] = {}  # by thread
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        values, sample_weight = ((*arguments, None, None)[index] for index in range(2))
+        pair = named.get("values", values), named.get("sample_weight", sample_weight)
+        if get_ident() in self.updates:
+            self.updates[get_ident()].append(pair)
+        return self._update_state(*arguments, **named)
+
+    def remove(self) -> None:
+        """Let the metric have its own again."""
+        if self._kept is None:
+            object.__delattr__(self._metric, "update_state")
+        else:
+            object.__setattr__(self._metric, "update_state", self._kept)
+
+
+def as_shares(found: Mapping[str, Any], num_replicas: int) -> dict[str, Any]:
+    """What the step of a replica found, in numbers whose means over the replicas, which Keras takes, are the batch's.
+
+    Each replica has the mean loss of its own samples, and they may have different numbers of them.
+    """
+    shares = {name: ops.cast(value, "float32") for name, value in found.items() if name != LOSS}
+    if LOSS in found:
+        loss = ops.convert_to_tensor(found[LOSS])
+        if NUM_SAMPLES in shares:
+            shares[NUM_SAMPLES] *= num_replicas
+            weight = ops.cast(shares[NUM_SAMPLES], loss.dtype)
+            shares[_LOSS_SUM] = ops.where(weight > 0, loss * weight, ops.zeros_like(loss))
+        else:
+            shares[LOSS] = loss
+    return shares
+
+
+def _mean(updates: Updates) -> tuple[Any, Any]:
     """The mean of all values, and the sum of their weights; None where there are none."""
     (values, weight), *more = updates
     if not more and not len(getattr(values, "shape", ())):
@@ -96,4 +144,7 @@ def taken_from(logs: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any, bool]
     The loss and the number of samples are None where the step didn't tell.
     """
     rest = dict(logs)
-    return rest, rest.pop(LOSS, None), rest.pop(NUM_SAMPLES, None), bool(rest.pop(DID_UPDATE, True))
+    loss, num_samples = rest.pop(LOSS, None), rest.pop(NUM_SAMPLES, None)
+    if _LOSS_SUM in rest:
+        loss = rest.pop(_LOSS_SUM) / num_samples
+    return rest, loss, num_samples, bool(rest.pop(DID_UPDATE, True))

@@ -20,6 +20,7 @@ from mlpug_keras.arrays import as_array
 from mlpug_keras.batch_loss import BatchLoss, taken_from
 from mlpug_keras.compiled_model import CompiledModel, latest_of, overrides, patched
 from mlpug_keras.fit_feed import FitFeed
+from mlpug_keras.heard_function import Listener, heard_function
 from mlpug_keras.model import Latest
 from mlpug_keras.optimizers import Optimizers
 
@@ -98,45 +99,31 @@ class FitStep:
             model.train_function = kept
 
     @contextmanager
-    def beside_fit(self, on_trained: Callable[[], None], on_error: Callable[[BaseException], None]) -> Iterator[None]:
+    def beside_fit(
+        self,
+        on_data: Callable[[Any], None],
+        on_trained: Callable[[], None],
+        on_error: Callable[[BaseException], None],
+    ) -> Iterator[None]:
         """Within, a ``fit`` trains as it does without mlpug, and what its latest step gave is kept.
 
         Args:
+            on_data: called with what batches are like.
             on_trained: called after each step.
             on_error: called with what a step raises, before it is raised.
         """
-        model = self._model
-        kept = model.train_function
-        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts_whole_batch=False))
-        with patched(model, train_step=step):
-            model.make_train_function(force=True)
-        native = model.train_function
-
-        def train_function(*arguments: Any) -> Any:
-            try:
-                result = host.with_logs(native(*arguments), self._heard)
-            except StopIteration:  # how an epoch ends
-                raise
-            except BaseException as error:
-                on_error(error)
-                raise
-            host.show_state(model, result)
-            on_trained()
-            return result
-
-        model.train_function = train_function
+        heard = heard_function(self._model, host)
+        listener = Listener(on_data, self._heard, on_trained, on_error)
+        heard.listeners.append(listener)
         try:
             yield
         finally:
-            model.train_function = kept
+            heard.leave(listener)
 
-    def _heard(self, logs: Any) -> Any:
-        if not isinstance(logs, Mapping):
-            return logs
-        self.logs, loss, num_samples, self.latest.did_update = taken_from(logs)
+    def _heard(self, told: tuple[dict[str, Any], Any, Any, bool]) -> None:
+        self.logs, loss, num_samples, self.latest.did_update = told
         loss = _loss_in(self.logs) if loss is None else loss
         self.latest.step_output = StepOutput(loss, 1 if num_samples is None else num_samples)
-        return self.logs
 
     def build_chunks(self) -> None:
         """Let the optimizer know its variables, once the model is built."""

@@ -10,6 +10,7 @@ import keras
 from mlpug.errors import ConfigurationError
 from mlpug.validation import checked_count
 from mlpug_keras.compiled_model import metric_names, overrides
+from mlpug_keras.devices import check_one_device
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.fit_validation import Validation
 from mlpug_keras.ported import PortedAdapter
@@ -59,13 +60,7 @@ def _check_model(model: Any) -> None:
             f"The {name} was compiled with steps_per_execution={model.steps_per_execution}, and mlpug's callbacks and "
             "checkpoints come after every batch: compile it without."
         )
-    strategy = getattr(model, "_distribute_strategy", None)
-    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-    if replicas > 1 or keras.distribution.distribution() is not None:
-        raise ConfigurationError(
-            f"The {name} is to be trained on several devices, and from_keras trains on one: make it without a "
-            "distribution strategy."
-        )
+    check_one_device("from_keras", [model, model.optimizer])
 
 
 def _check_chunks(model: keras.Model) -> None:

@@ -19,6 +19,8 @@ from mlpug_keras.model import Latest
 
 # Gets what does the step on a batch and returns its logs, and returns the logs for fit.
 Train = Callable[[Callable[[Any], Any]], Any]
+# What ``fit`` takes for the end of the data where its train function raises it.
+END_OF_DATA = (StopIteration,)
 
 
 # What ``fit`` and ``evaluate`` show their `EpochIterator` to, when it is made.

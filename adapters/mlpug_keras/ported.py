@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import GeneratorType
 from typing import Any
@@ -20,6 +20,7 @@ from mlpug_keras.batches import to_host
 from mlpug_keras.bridge import Placeholders
 from mlpug_keras.compiled_model import flat, is_built, patched
 from mlpug_keras.components import component_state
+from mlpug_keras.devices import check_one_device, processes
 from mlpug_keras.fit_callbacks import FitCallbacks, Moments
 from mlpug_keras.fit_data import FitOptions, as_fit_batch, fit_data
 from mlpug_keras.fit_draws import FitDraws
@@ -66,8 +67,8 @@ class PortedAdapter:
 
     @property
     def process(self) -> Process:
-        """There is one."""
-        return Process(rank=0, world_size=1)
+        """There is one, but in a ``fit`` that somebody else calls."""
+        return processes()
 
     @property
     def native(self) -> keras.Model:
@@ -91,6 +92,7 @@ class PortedAdapter:
 
     def fit(self, run: Run) -> None:
         """Let the model's own ``fit`` train."""
+        check_one_device("from_keras", [])  # since the trainer was made
         step, draws = self._step, self._draws
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
@@ -198,7 +200,14 @@ class PortedAdapter:
     def attach(self, run: Run) -> FitStep:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
         self._listeners = run.listeners
+        self._state.keeps_metrics = False  # it is gone on with between epochs only
         return self._step
+
+    def beside_fit(
+        self, on_trained: Callable[[], None], on_error: Callable[[BaseException], None]
+    ) -> AbstractContextManager[None]:
+        """For a ``fit`` that somebody else calls: see `FitStep.beside_fit`."""
+        return self._step.beside_fit(self._state.see, on_trained, on_error)
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
@@ -249,8 +258,8 @@ class PortedAdapter:
             self._draws.go_on_after_native(state["run"]["completed_epochs"])
 
     def learning_rates(self) -> dict[str, float]:
-        """That of the optimizer now, by its schedule if it has one."""
-        return {"optimizer": host.learning_rate(self._model)}
+        """That of the optimizer now, by its schedule if it has one; none of a model that has no optimizer."""
+        return {} if self._model.optimizer is None else {"optimizer": host.learning_rate(self._model)}
 
     def set_learning_rate(self, optimizer_name: str, value: float) -> None:
         """Assign it; an optimizer that has a schedule of its own refuses."""

@@ -14,6 +14,7 @@ from mlpug.trees import map_leaves
 from mlpug_keras.arrays import as_array, as_value
 from mlpug_keras.compiled_model import is_built
 from mlpug_keras.fit_step import host
+from mlpug_keras.optimized import build_optimizer, optimized_paths
 from mlpug_keras.state import (
     check_optimizers,
     load_model_state,
@@ -24,18 +25,23 @@ from mlpug_keras.state import (
 
 
 class PortedState:
-    """The state of a compiled model, its optimizers and its metrics."""
+    """The state of a compiled model, its optimizers and its metrics.
+
+    Attributes:
+        keeps_metrics: whether a state has the running sums of the metrics, which those between two epochs don't need.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._batch: Any = None  # what a batch is like, by which a resumed run builds the model
         self._metrics_to_load: list[Any] = []
+        self.keeps_metrics = True
         self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
 
     def see(self, batch: Any) -> None:
         """Note what batches are like."""
         if self._batch is None:
-            self._batch = map_leaves(host.described, batch)
+            self._batch = map_leaves(host.described, batch)  # a step that is traced for any length has ? for that
 
     def keep_metrics(self) -> None:
         """Validation begins, which uses the variables of the metrics for itself."""
@@ -59,11 +65,13 @@ class PortedState:
     def get(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         """All of it, with what the step said last."""
         metrics = self._metrics() if self._kept_metrics is None else self._kept_metrics
+        optimizers = self._optimizers()
         return {
             **model_state(self._model, {"model": self._model}),
-            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in optimizers.items()},
             "from_keras": {
                 "batch": to_plain(self._batch),
+                "optimized": {name: optimized_paths(self._model, each) for name, each in optimizers.items()},
                 "metrics": {str(number): value for number, value in enumerate(metrics)},
                 "logs": to_plain(map_leaves(_as_numbers, dict(logs))),
                 "seed": host.seed(),
@@ -81,10 +89,10 @@ class PortedState:
                 "The checkpoint is of a trainer that wasn't made by from_keras: make this one as that one was made."
             )
         own = state["from_keras"]
-        self._build(state["optimizers"], from_plain(own["batch"]))
+        self._build(state["optimizers"], from_plain(own["batch"]), own.get("optimized", {}))
         optimizers = self._optimizers()
         check_optimizers(optimizers, state["optimizers"])
-        # Of a native run nobody knows what a batch is like, and it is resumed between epochs only, without metrics.
+        # A native run is resumed between epochs only, without metrics.
         metrics = [as_value(value) for value in own["metrics"].values()] if own["batch"] is not None else []
         expected = [tuple(variable.shape) for variable in self._model.metrics_variables]
         if metrics and [tuple(value.shape) for value in metrics] != expected:
@@ -100,21 +108,29 @@ class PortedState:
         logs: dict[str, Any] = from_plain(own["logs"])
         return logs
 
-    def _build(self, optimizers: Mapping[str, Any], batch: Any) -> None:
+    def _build(self, states: Mapping[str, Any], batch: Any, optimized: Mapping[str, list[str] | None]) -> None:
+        self._build_optimizers(optimized)  # first: Keras would build the compiled one on all weights
+        if batch is not None and not is_built(self._model):
+            host.rebuild(self._model, map_leaves(host.as_described, batch))
+            self._build_optimizers(optimized)
         missing = [
             name
             for name, optimizer in self._optimizers().items()
-            if len(optimizers.get(name, {"variables": ()})["variables"]) > len(optimizer.variables)
+            if len(states.get(name, {"variables": ()})["variables"]) > len(optimizer.variables)
         ]
-        if batch is not None and (not is_built(self._model) or missing not in ([], ["optimizer"])):
+        if batch is not None and missing not in ([], ["optimizer"]):
             host.rebuild(self._model, map_leaves(host.as_described, batch))
         optimizer = self._model.optimizer
         if "optimizer" in missing and not optimizer.built:
             optimizer.build(self._model.trainable_variables)
 
+    def _build_optimizers(self, optimized: Mapping[str, list[str] | None]) -> None:
+        for name, optimizer in self._optimizers().items():
+            build_optimizer(self._model, optimizer, optimized.get(name))
+
     def _optimizers(self) -> dict[str, Any]:
         """The compiled one, and what else the model has in its attributes."""
-        found = {"optimizer": self._model.optimizer}
+        found = {} if self._model.optimizer is None else {"optimizer": self._model.optimizer}
         for name, value in vars(self._model).items():
             if isinstance(value, keras.optimizers.Optimizer) and all(value is not other for other in found.values()):
                 found[name] = value

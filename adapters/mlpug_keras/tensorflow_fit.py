@@ -12,13 +12,15 @@ import keras
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, iterations_to_watch
+from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, as_shares, iterations_to_watch
 from mlpug_keras.compiled_model import overrides, patched
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
 
 # Gets what does the step on a batch and returns its logs, and returns the logs for fit.
 Train = Callable[[Callable[[Any], Any]], Any]
+# What ``fit`` takes for the end of the data where its train function raises it.
+END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
 # What ``fit`` and ``evaluate`` show their `EpochIterator` to, when it is made.
@@ -163,7 +165,8 @@ def set_seed(seed: int | None) -> None:
 
 def learning_rate(model: keras.Model) -> float:
     """That of the next step."""
-    return float(model.optimizer.learning_rate)
+    rate = model.optimizer.learning_rate
+    return float(rate if isinstance(rate, float) else tf.convert_to_tensor(rate))  # which several devices may share
 
 
 def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
@@ -181,6 +184,9 @@ def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], Bat
             logs = train_step(data)
         if iterations is not None:
             found[DID_UPDATE] = tf.not_equal(before, tf.identity(iterations))
+        num_replicas = model.distribute_strategy.num_replicas_in_sync
+        if num_replicas > 1:
+            found = as_shares(found, num_replicas)
         return {**logs, **found} if isinstance(logs, dict) else logs
 
     return step

@@ -15,6 +15,7 @@ from mlpug.trees import map_leaves
 from mlpug_lightning.host import check_is_ours, pl
 from mlpug_lightning.parts import Parts
 from mlpug_lightning.ported import LOGS, PortedAdapter
+from mlpug_lightning.sharding import no_checkpoints
 
 _MANY = 2**31  # epochs, where Lightning is told no number
 
@@ -57,8 +58,9 @@ class _Native(Parts):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         adapter = PortedAdapter(trainer, pl_module)
-        run = self._attached.start(DefaultTrainer(adapter, None, pl_module, logs_itself=LOGS), _num_epochs(trainer))
-        self.take(adapter.attach(run))
+        reason = no_checkpoints(trainer, trainer.optimizers)
+        wrapped = DefaultTrainer(adapter, None, pl_module, logs_itself=LOGS, no_checkpoints=reason)
+        self.take(adapter.attach(self._attached.start(wrapped, _num_epochs(trainer))))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         batches = trainer.fit_loop.epoch_loop.batch_progress
@@ -73,6 +75,10 @@ class _Native(Parts):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._attached.end(exception)
+
+    def __reduce__(self) -> Any:
+        """A copy, as of a Trainer that is pickled, belongs to no run, and hears of the next one."""
+        return _Native, (self._attached,)
 
     def state_dict(self) -> dict[str, Any]:
         """As tensors, which Lightning's checkpoints can be read with again by any setting."""

@@ -153,8 +153,11 @@ class Batches:
 
     @property
     def batch_sampler(self) -> Any:
-        """Lightning tells its sampler the epoch."""
-        return getattr(self._processed().dataset, "batch_sampler", None)
+        """Lightning tells its sampler the epoch, and strategies ask it for its size, where there is one."""
+        found = getattr(self._processed().dataset, "batch_sampler", None)
+        if found is None:
+            raise AttributeError("batch_sampler")
+        return found
 
     def __getattr__(self, name: str) -> Any:
         # Modules ask ``trainer.train_dataloader`` for its dataset or its batch size. Its state is mlpug's to keep.

@@ -38,6 +38,7 @@ from mlpug_lightning.ported_events import (
 from mlpug_lightning.ported_resuming import Resumed
 from mlpug_lightning.ported_state import host_state
 from mlpug_lightning.ported_validation import BeforeValidation
+from mlpug_lightning.sharding import no_checkpoints
 from mlpug_lightning.state import optimizer_state
 
 LOGS = ("training.batch", "training.epoch", VALIDATION)
@@ -215,6 +216,9 @@ class PortedAdapter(OnLightning):
             self._trainer.should_stop = True
 
     def _training_started(self, run: Run) -> None:
+        reason = no_checkpoints(self._trainer, self._trainer.optimizers)
+        if reason is not None and run.listeners[-1].is_asked_for:
+            raise ConfigurationError(f"CheckpointManager can't make a checkpoint of this run: {reason}")
         show_metrics(self._trainer, run.logs, shows_own_only=True)
         if not self._trainer.enable_validation:
             run.on_names_known(VALIDATION, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -78,18 +79,16 @@ def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Ma
 def native_state(trainer: pl.Trainer) -> dict[str, Any]:
     """The states of Lightning's own callbacks and of its precision."""
     return {
-        "callbacks": {
-            callback.state_key: to_plain(callback.state_dict(), leaf_to_plain) for callback in _native(trainer)
-        },
+        "callbacks": {key: to_plain(callback.state_dict(), leaf_to_plain) for key, callback in _by_key(trainer)},
         "precision": to_plain(trainer.precision_plugin.state_dict(), leaf_to_plain),
     }
 
 
 def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     """Give them back; called when Lightning has set everything up, which is when its own would."""
-    for callback in _native(trainer):
-        if callback.state_key in state["callbacks"]:
-            callback_state = from_plain(state["callbacks"][callback.state_key], leaf_from_plain)
+    for key, callback in _by_key(trainer):
+        if key in state["callbacks"]:
+            callback_state = from_plain(state["callbacks"][key], leaf_from_plain)
             if callback_state:
                 callback.load_state_dict(callback_state)
     precision_state = from_plain(state["precision"], leaf_from_plain)
@@ -137,9 +136,22 @@ def start_loops_at(trainer: pl.Trainer, state: Mapping[str, int], num_epochs: in
     fit_loop._resuming_from_checkpoint = True
 
 
-def _native(trainer: pl.Trainer) -> Iterable[pl.Callback]:
+def _by_key(trainer: pl.Trainer) -> Iterable[tuple[str, pl.Callback]]:
+    """Lightning's own callbacks, by a text that is the same in the next process.
+
+    Lightning takes anything that is hashable for a `state_key`. What isn't text is replaced by the class's name.
+    """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where no type checker sees it
-    return [callback for callback in callbacks if not is_ours(callback)]
+    counts: Counter[str] = Counter()
+    for callback in callbacks:
+        if is_ours(callback):
+            continue
+        key: Any = callback.state_key
+        if not isinstance(key, str):
+            name = f"{type(callback).__module__}.{type(callback).__qualname__}"
+            counts[name] += 1
+            key = name if counts[name] == 1 else f"{name}-{counts[name]}"
+        yield key, callback
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mlpug_lightning.adapter import LightningAdapter, Native
 from mlpug_lightning.from_lightning import ported_adapter
 from mlpug_lightning.host import check_is_ours, pl, quiet
 from mlpug_lightning.ported import LOGS
+from mlpug_lightning.sharding import no_checkpoints
 
 __all__ = ["DefaultTrainer", "TrainingManager"]
 
@@ -111,9 +112,11 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
     ) -> None:
         if eager_mode and compile_kwargs is not None:
             raise ConfigurationError("compile_kwargs is used with eager_mode=False only: set that, or leave it out.")
+        native = _lightning_trainer(lightning_trainer, lightning_arguments, precision, use_mixed_precision)
+        by_name = named(optimizers, "optimizers", "optimizer")
         adapter = LightningAdapter(
-            trainer=_lightning_trainer(lightning_trainer, lightning_arguments, precision, use_mixed_precision),
-            optimizers=named(optimizers, "optimizers", "optimizer"),
+            trainer=native,
+            optimizers=by_name,
             model_components={} if model_components is None else named(model_components, "model_components", "model"),
             compile_model=None if eager_mode else partial(torch.compile, **(compile_kwargs or {})),
         )
@@ -127,6 +130,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             chunkable_batch_wrapper=chunkable_batch_wrapper,
             gradient_clip_norm=gradient_clip_norm,
             gradient_clip_value=gradient_clip_value,
+            no_checkpoints=no_checkpoints(native, by_name.values()),
         )
 
     @classmethod
@@ -197,6 +201,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             gradient_accumulation_steps=gradient_accumulation_steps,
             chunkable_batch_wrapper=chunkable_batch_wrapper,
             logs_itself=LOGS,
+            no_checkpoints=no_checkpoints(native),
         )
         trainer.set_training_model(module)
         return trainer

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mlpug.trainers.training_manager import TrainingManager
 
 
+STATES = "states"  # of what a run may not give: see `Callback.required_of_run`
+
+
 class Callback:
     """Something that happens while training: override the hooks you need, and only those.
 
@@ -30,6 +33,10 @@ class Callback:
 
     manager: TrainingManager
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the manager: a copy of a callback, or one that is pickled, belongs to no run."""
+        return {name: value for name, value in vars(self).items() if name != "manager"}
+
     @property
     def name(self) -> str:
         """What the callback's state is kept under; two callbacks with state must differ in it."""
@@ -46,7 +53,8 @@ class Callback:
     def required_of_run(self) -> Iterable[str]:
         """What the callback can't do without, and not every run that the host itself runs can give: see `as_native`.
 
-        ``"batches"``: the batch that hooks get; ``"training_dataset"``; ``"optimizers"``, when the run is set up.
+        ``"batches"``: the batch that hooks get; ``"training_dataset"``; ``"optimizers"``, when the run is set up;
+        ``"states"``: that of the run, or of the model, for a checkpoint.
         """
         return ()
 

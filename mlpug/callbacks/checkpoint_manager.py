@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mlpug import checkpoints
-from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.callback import STATES, Callback
 from mlpug.callbacks.checkpoint_files import (
     CheckpointFiles,
     Moment,
@@ -147,6 +147,10 @@ class CheckpointManager(Callback):
         self._ended: str | None = None  # "batch" or "epoch", what ended last; None where nothing has
         self._model_position: tuple[int, str | None] | None = None  # of the latest model checkpoint
         self._training_position: tuple[int, str | None] | None = None
+
+    def required_of_run(self) -> Iterable[str]:
+        """States, which not every strategy of a host can give."""
+        return (STATES,)
 
     def required_metric_paths(self) -> Iterable[str]:
         """The metric that is monitored."""

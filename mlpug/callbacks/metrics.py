@@ -276,6 +276,10 @@ class _SetOfMetrics:
             if metric in state:
                 window.set_state(state[metric])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the windows, which each run makes: a copy belongs to none."""
+        return {**vars(self), "_windows": {}, "_lazy_window_values": {}}
+
     def start(self, logs: Logs, to_host: Callable[[Any], Any]) -> None:
         """Make the windows; the default length depends on how long an epoch is."""
         self.evaluator.read_by(to_host)

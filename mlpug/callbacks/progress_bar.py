@@ -41,6 +41,10 @@ class ProgressBar(Callback):
         """What is shown."""
         return list(self._paths.values())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the bar that is on the screen."""
+        return {**super().__getstate__(), "_bar": None}
+
     def on_epoch_start(self, logs: Logs) -> None:
         """A new bar."""
         self._open(logs, done=0)

@@ -90,6 +90,10 @@ class Tensorboard(Callback):
             file.flush()
         return {"next_step": self._next_step}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: a copy writes to its own."""
+        return {**super().__getstate__(), "_files": {}}
+
     def set_state(self, state: Any) -> None:
         """Go on with the curves of an earlier run; what it wrote after this moment doesn't count any more."""
         self._first_step = self._next_step = state["next_step"]

@@ -32,6 +32,10 @@ class BackgroundSaver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the save that is under way: a copy has nothing to wait for."""
+        return {"_thread": None, "_error": None}
+
     def start(self, save: Callable[[], None]) -> None:
         """Start a save, when the one before has ended.
 

@@ -145,6 +145,10 @@ class MetricEvaluator:
         """A window over the latest `length` batches of a metric."""
         return sliding_window(self.metrics[name], length, self.to_host)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what `read_by` was told by a run: a copy belongs to none."""
+        return {**vars(self), "to_host": _as_arrays if self._trainer is None else self.to_host}
+
     def read_by(self, to_host: ToHost) -> None:
         """Where the evaluator has no trainer: read device arrays as the trainer does that gives them."""
         if self._trainer is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from mlpug.adapter import Run
-from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.callback import STATES, Callback
 from mlpug.datasets.data_of_host import DataOfHost
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.callback_list import check_hooks, check_paths_and_states
 from mlpug.trainers.default_trainer import DefaultTrainer
@@ -52,6 +53,10 @@ class Attached:
         self._is_running = False
         self._state: dict[str, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the run that is under way: a copy belongs to none."""
+        return {**vars(self), "manager": None, "_run_log": None, "_is_running": False}
+
     @property
     def name(self) -> str:
         """By which callbacks are told from others in the same run."""
@@ -60,10 +65,25 @@ class Attached:
     def start(self, trainer: DefaultTrainer, num_epochs: int) -> Run:
         """A run begins: what its events are told to."""
         self._is_running = True
-        self.manager = TrainingManager(trainer, DataOfHost(), num_epochs=num_epochs, callbacks=self.callbacks)
+        callbacks = self._possible_with(trainer)
+        self.manager = TrainingManager(trainer, DataOfHost(), num_epochs=num_epochs, callbacks=callbacks)
         run = self.manager.attach()
         self._run_log = run.listeners[0]
         return run
+
+    def _possible_with(self, trainer: DefaultTrainer) -> list[Callback]:
+        """All but those that can't do here what they are for: known only now, and a guest ends no run because of it."""
+        if trainer.no_checkpoints is None:
+            return self.callbacks
+        left_out = [callback for callback in self.callbacks if STATES in callback.required_of_run()]
+        if left_out and trainer.process.rank == 0:
+            names = ", ".join(type(callback).__name__ for callback in left_out)
+            warnings.warn(
+                f"as_native leaves {names} out of this run, and nothing is saved: {trainer.no_checkpoints}",
+                MlpugWarning,
+                stacklevel=2,
+            )
+        return [callback for callback in self.callbacks if callback not in left_out]
 
     def count_from(self, num_epochs: int, num_batches: int, num_in_epoch: int = 0) -> None:
         """The host goes on where an earlier run was.
@@ -113,4 +133,5 @@ _WORDS = {
     "batches": "the batches that are trained on",
     "training_dataset": "the training dataset",
     "optimizers": "the optimizers before training starts",
+    STATES: "the state of the run",
 }

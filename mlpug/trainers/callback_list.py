@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from mlpug.callbacks.callback import HOOKS, Callback
+from mlpug.callbacks.callback import HOOKS, STATES, Callback
 from mlpug.callbacks.native_names import check_monitors, is_within
 from mlpug.errors import ConfigurationError
 from mlpug.trainers.default_trainer import DefaultTrainer
@@ -23,6 +23,8 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
         if isinstance(callback, Callback):
             check_hooks(callback)
             callback.check_trainer(trainer)
+            if STATES in callback.required_of_run():
+                trainer.check_can_save(type(callback).__name__)
         elif not trainer.adapter.is_native_callback(callback):
             raise ConfigurationError(
                 "callbacks must be mlpug callbacks or callbacks of the host trainer, not "

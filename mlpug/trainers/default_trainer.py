@@ -38,6 +38,7 @@ class DefaultTrainer:
         gradient_clip_value: each number of the gradient is moved into [-gradient_clip_value, gradient_clip_value].
         logs_itself: beginnings of metric paths, such as ``"training.epoch"``, under which the host writes metrics whose
             names nobody knows before training.
+        no_checkpoints: why no checkpoint of its runs can be made, and what works in its place, in a sentence or two.
 
     Attributes:
         chunking: how a batch is cut.
@@ -68,6 +69,7 @@ class DefaultTrainer:
         gradient_clip_norm: float | None = None,
         gradient_clip_value: float | None = None,
         logs_itself: Sequence[str] = (),
+        no_checkpoints: str | None = None,
     ) -> None:
         if on_non_finite not in _ON_NON_FINITE:
             expected = ", ".join(f'"{choice}"' for choice in _ON_NON_FINITE)
@@ -80,6 +82,7 @@ class DefaultTrainer:
         self.chunking = Chunking(batch_chunk_size, gradient_accumulation_steps, chunkable_batch_wrapper)
         self.clipping = _clipping(gradient_clip_norm, gradient_clip_value)
         self.logs_itself = tuple(logs_itself)
+        self.no_checkpoints = no_checkpoints
         self.training_model: Any = None
 
     @property
@@ -129,6 +132,18 @@ class DefaultTrainer:
         if not _is_number(learning_rate) or not 0 <= learning_rate < math.inf:
             raise ConfigurationError(f"The learning rate must be a finite number of at least 0, not {learning_rate!r}.")
         self.adapter.set_learning_rate(optimizer_name, float(learning_rate))
+
+    def check_can_save(self, who: str) -> None:
+        """Raise `ConfigurationError` where no checkpoint of its runs can be made.
+
+        Args:
+            who: wants one.
+
+        >>> from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
+        >>> fake_trainer(GradientDescent(LinearRegression(2).parameters)).check_can_save("CheckpointManager")
+        """
+        if self.no_checkpoints is not None:
+            raise ConfigurationError(f"{who} can't make or load a checkpoint of this run: {self.no_checkpoints}")
 
     def check_ready(self) -> None:
         """Raise `ConfigurationError` where no training model is set yet."""

@@ -37,6 +37,8 @@ class RunLog:
         step_output: what the step gave for the batch that just ended; None while there is none.
         completed_epochs: how many epochs ran to their end.
         batch_started_at: from when the duration of the batch counts.
+        expects_batches: whether an epoch must have batches, as many as were told. What a host's own run does with its
+            data is the host's affair.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class RunLog:
         self._batches_done = 0
         self._first_batch = 0  # of the epoch, counted over all of training
         self._warned = False
+        self.expects_batches = True
         self.batch_started_at = self._epoch_started_at = 0.0
 
     @staticmethod
@@ -156,7 +159,7 @@ class RunLog:
 
     def epoch_ended(self, completed: bool) -> None:
         self._epoch_params["duration"] = time.perf_counter() - self._epoch_started_at
-        if completed:
+        if completed and self.expects_batches:
             self._check_length(self._batches_done - self._first_batch)
 
     def complete_epoch(self) -> None:

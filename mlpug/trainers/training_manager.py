@@ -135,10 +135,12 @@ class TrainingManager:
 
         To be called in `on_rest` only, by every process. Arrays may be views of memory that the next batch changes.
         """
+        self.trainer.check_can_save("TrainingManager.get_state")
         return self._state.get()
 
     def get_model_state(self) -> dict[str, dict[str, Any]]:
         """The weights: for each model component, by name, arrays by their path in it; views, where that's possible."""
+        self.trainer.check_can_save("TrainingManager.get_model_state")
         return self.trainer.adapter.model_state()
 
     def stop_training(self) -> None:
@@ -171,6 +173,8 @@ class TrainingManager:
         if self._rest.is_asked_for:
             self._epochs.keeps_states = True
             self._epochs.warn_if_not_rewindable()
+        if resume_from is not None:
+            self.trainer.check_can_save("TrainingManager.start_training(resume_from=...)")
         resumed = state_to_resume(resume_from, self._callbacks)
         if resumed is not None:
             path, state = resumed
@@ -188,6 +192,7 @@ class TrainingManager:
     def attach(self) -> Run:
         """For adapters: the run of a host's own script, whose events go to its listeners; `detach` ends it."""
         self._is_started = True
+        self._run_log.expects_batches = False
         return self._run()
 
     def detach(self, error: BaseException | None = None) -> None:

@@ -1,14 +1,18 @@
 """What a CheckpointManager refuses, what its files are called, and which of them a run can go on from."""
 
+import copy
 import os
+import pickle
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from core.checkpoint_runs import LATEST, TRAINING, contents, failing_at, manager_of
+from core.checkpoint_runs import LATEST, TRAINING, Counting, contents, failing_at, manager_of
 
 from mlpug import checkpoints
-from mlpug.callbacks import CheckpointManager
+from mlpug.callbacks import Callback, CheckpointManager
 from mlpug.errors import ConfigurationError
+from mlpug.testing import GradientDescent, fake_trainer
+from mlpug.trainers import TrainingManager
 
 IMPOSSIBLE = {
     "no metric, period": (
@@ -140,3 +144,42 @@ def test_a_directory_that_cant_be_written_to_is_refused(tmp_path, monkeypatch):
     failing_at(monkeypatch, "fsync", 1)
     with pytest.raises(ConfigurationError, match="Input/output error"):
         CheckpointManager(tmp_path, metric_to_monitor=None)
+
+
+class Forwards(Callback):
+    """Trains as any run does, and asks for a state at its end."""
+
+    def on_rest(self, logs, is_last):
+        if is_last:
+            self.manager.get_state()
+
+
+def test_a_run_that_no_checkpoint_can_be_made_of_is_refused_and_trains_without(tmp_path):
+    model = Counting()
+    trainer = fake_trainer(GradientDescent(model.parameters), model, no_checkpoints="Nobody has it. Take another.")
+    trainer.set_training_model(model)
+    message = r"can't make or load a checkpoint of this run: Nobody has it. Take another."
+    with pytest.raises(ConfigurationError, match=f"CheckpointManager {message}"):
+        TrainingManager(trainer, [1.0], callbacks=[CheckpointManager(tmp_path, metric_to_monitor=None)])
+    manager = TrainingManager(trainer, [1.0], num_epochs=2)
+    with pytest.raises(ConfigurationError, match=r"start_training\(resume_from=...\) can't"):
+        manager.start_training(resume_from=tmp_path / TRAINING)
+    manager.start_training()
+    assert manager.global_iter == 2
+    with pytest.raises(ConfigurationError, match=f"get_state {message}"):
+        TrainingManager(trainer, [1.0], callbacks=[Forwards()]).start_training()
+
+
+def test_a_copy_of_a_callback_belongs_to_no_run(tmp_path):
+    model = Counting()
+    trainer = fake_trainer(GradientDescent(model.parameters), model)
+    trainer.set_training_model(model)
+    saves = CheckpointManager(tmp_path, "run", metric_to_monitor=None, save_in_background=True)
+    TrainingManager(trainer, [1.0], num_epochs=2, callbacks=[saves]).start_training()
+    for copied in (copy.deepcopy(saves), pickle.loads(pickle.dumps(saves))):
+        assert not hasattr(copied, "manager")
+        assert copied.get_state() == saves.get_state()
+        other = TrainingManager(trainer, [1.0], num_epochs=3, callbacks=[copied])
+        other.start_training()
+        assert copied.manager is other
+    assert saves.manager is not other
