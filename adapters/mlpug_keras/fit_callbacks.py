@@ -118,8 +118,6 @@ class FitCallbacks(keras.callbacks.CallbackList):
         feed.end_epoch()
         if feed.is_epoch_completed:
             moments.epoch_drawn()
-        if moments.stops():
-            self._model_trained.stop_training = True
         logs = pythonify_logs(logs)
         moments.epoch_logs(logs)
         tells_natives = feed.is_epoch_completed or moments.cut_short()
@@ -130,6 +128,8 @@ class FitCallbacks(keras.callbacks.CallbackList):
         if tells_natives:
             native_logs.freeze()  # which costs nothing more: Keras's history has read it
             self._logs_of_epoch = native_logs
+        if moments.stops():
+            self._model_trained.stop_training = True
 
     def _native_logs(self, logs: Any) -> NativeLogs:
         """What Keras's own callbacks are shown."""

@@ -42,6 +42,7 @@ class Validations:
         self._hooks = EpochHooks(self._data, begins_with_reset=False)
         self._count = 0
         self._made = 0  # iterators of the data
+        self._observed: Any = None
         self._before: Any = None  # the random states before a resumed run looks at the data once more
 
     def begin(self) -> None:
@@ -51,7 +52,10 @@ class Validations:
         self._count += 1
 
     def observe(self, epoch_iterator: Any) -> None:
-        """Note from now on what Keras's `EpochIterator` draws; it has looked."""
+        """Note from now on what Keras's `EpochIterator` draws; it has looked, and is shown at each validation."""
+        if epoch_iterator is self._observed:
+            return
+        self._observed = epoch_iterator
         ObservedIterator(epoch_iterator, _nothing, self._iterator_made, self._hooks)
         if self._before is not None:
             random_states.restore_with_generators(self._before, self._data)

@@ -201,7 +201,14 @@ class Sharded(Project):
         """ModelParallelStrategy asks for it."""
 
 
-def test_under_a_strategy_that_shards_one_warning_says_that_nothing_is_saved(tmp_path):
+@pytest.fixture
+def group_is_left():
+    """Lightning makes a group of processes, and leaves it there."""
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_under_a_strategy_that_shards_one_warning_says_that_nothing_is_saved(tmp_path, group_is_left):
     heard = Heard()
     ours = mlp.callbacks.as_native(heard, checkpoints_in(tmp_path))
     strategy = pl.strategies.ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
