@@ -9,10 +9,10 @@ from mlpug.errors import MlpugWarning
 class Holds:
     """A base of test classes: one for each place where a kind of data can be had."""
 
-    pytestmark = (
+    pytestmark = [  # noqa: RUF012 - pytest takes a list
         pytest.mark.filterwarnings("ignore:Your input ran out of data"),  # how fit learns of it
         pytest.mark.filterwarnings("ignore:The training dataset ended after"),  # in epochs that have what is left
-    )
+    ]
 
     def test_it_trains_as_fit_does(self, backend, row):
         assert by_fit(row).num_batches == sum(row.kind.lengths)
