@@ -33,6 +33,15 @@ class StepOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class DataOptions:
+    """What the user asked of the training data, beside the data itself."""
+
+    num_batches_per_epoch: int | None = None  # in batches as callbacks count them; None: the user gave no number
+    seed: int | None = None  # makes the order of the data a function of (seed, epoch); None: the host's own order
+    gradient_accumulation_steps: int = 1  # batches of the dataset that make one batch
+
+
+@dataclass(frozen=True, slots=True)
 class Clipping:
     """What is done to the gradient of a whole batch, for each optimizer on its own, before it updates the weights."""
 
@@ -114,8 +123,11 @@ class Adapter(Protocol):
     def set_training_model(self, training_model: Any) -> None:
         """Take the training model, or raise `ConfigurationError` when this backend can't train it."""
 
-    def as_dataset(self, given: Any) -> Iterable[Any]:
-        """The batches of what the user gave to train on: that itself, unless it means something to the host."""
+    def as_dataset(self, given: Any, options: DataOptions) -> Iterable[Any]:
+        """The batches of what the user gave to train on: that itself, unless it means something to the host.
+
+        Data that the host draws by itself is a `mlpug.datasets.DrawnByHost`.
+        """
 
     def fit(self, run: Run) -> None:
         """Train; return when done or stopped. Every exception comes through, unchanged."""

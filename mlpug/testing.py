@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpug.adapter import Clipping, Process, Run, StepOutput
+from mlpug.adapter import Clipping, DataOptions, Process, Run, StepOutput
 from mlpug.chunks import Group, joined
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_fits, check_names
@@ -118,7 +118,7 @@ class FakeAdapter:
             raise ConfigurationError(f"The training model must be callable, not a {type(training_model).__name__}.")
         self._training_model = training_model
 
-    def as_dataset(self, given: Any) -> Any:
+    def as_dataset(self, given: Any, options: DataOptions) -> Any:
         """Anything that can be iterated."""
         return given
 

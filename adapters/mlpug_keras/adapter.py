@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mlpug.adapter import Process, Run, StepOutput
+from mlpug.adapter import DataOptions, Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import counted
@@ -112,7 +112,7 @@ class KerasAdapter:
         model.compile(optimizer=first, run_eagerly=self._eager)
         self._model = model
 
-    def as_dataset(self, given: Any) -> Any:
+    def as_dataset(self, given: Any, options: DataOptions) -> Any:
         """Anything that can be iterated."""
         return given
 

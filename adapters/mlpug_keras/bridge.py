@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from sys import getrefcount
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
-from keras.src.utils.python_utils import pythonify_logs
 
 from mlpug.adapter import Events, Run
 from mlpug.callbacks.native_names import NativeLogs
@@ -33,14 +32,12 @@ class Feed(keras.callbacks.Callback):
         accept: Callable[[Any], Any],
         concatenate: Callable[[list[Any]], Any],
         on_first: Callable[[Any], None],
-        on_run_out: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self._accept = accept
         self._concatenate = concatenate
         self._chunks_of = run.chunks_of or _as_one
         self._on_first: Callable[[Any], None] | None = on_first  # called with the first chunk that is fetched
-        self._on_run_out = on_run_out  # called where an epoch turns out to have no other batch
         self._trained_model = model
         self._latest = latest
         self._dataset: Iterable[Any] = run.dataset
@@ -79,8 +76,6 @@ class Feed(keras.callbacks.Callback):
             self._count += 1
             self._trained += 1
             return True
-        if self._on_run_out is not None and self.has_trained and not (model.stop_training or self.has_all_batches):
-            self._on_run_out()
         if self._trained:
             raise StopIteration
         return False  # Keras gets to its step without a batch: it doesn't bear an epoch in which it never was there
@@ -101,16 +96,6 @@ class Feed(keras.callbacks.Callback):
         """Whether the epoch is known to have no more of them."""
         return self._count == self._num_batches
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the first epoch was asked for a batch and had none, neither here nor before the run was resumed."""
-        return self._on_first is not None and not self._resumed_at
-
-    @property
-    def has_trained(self) -> bool:
-        """Whether a batch of this epoch was trained on, or is now."""
-        return self._count > 0
-
     def _fetch(self) -> None:
         if not self._fetched and self._batches is not None:
             self._fetched = [self._accepted(given) for given in islice(self._batches, 1)]
@@ -127,10 +112,17 @@ class Feed(keras.callbacks.Callback):
         return joined(group, self._concatenate), self._chunks_of(group)
 
 
+class Epoch(Protocol):
+    """What is to be known of the epoch under way."""
+
+    is_epoch_heard: bool
+    is_epoch_completed: bool
+
+
 class Bridge(keras.callbacks.Callback):
     """A native callback for listeners that stand next to each other in the list."""
 
-    def __init__(self, listeners: Sequence[Events], feed: Feed, latest: Latest, run: Run) -> None:
+    def __init__(self, listeners: Sequence[Events], feed: Epoch, latest: Latest, run: Run) -> None:
         super().__init__()
         self._listeners = listeners
         self._feed = feed
@@ -168,8 +160,6 @@ class Callbacks(keras.callbacks.CallbackList):
         on_started: called when all have heard that training starts.
         on_cut_short: called before anybody hears of the end of an epoch that a stop ended before its last batch; says
             whether Keras's own callbacks are to hear of it.
-        on_epoch_logs: called with Keras's logs of an epoch before anybody hears of its end, where a compiled model is
-            trained: then those are what Keras's own callbacks are shown. None: they see mlpug's metrics.
     """
 
     def __init__(
@@ -180,7 +170,6 @@ class Callbacks(keras.callbacks.CallbackList):
         feed: Feed,
         on_started: Callable[[], None],
         on_cut_short: Callable[[], bool],
-        on_epoch_logs: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         callbacks: list[keras.callbacks.Callback] = [feed]
         for are_native, group in groupby(run.listeners, key=is_native):
@@ -194,17 +183,16 @@ class Callbacks(keras.callbacks.CallbackList):
             epochs=run.num_epochs,
             steps=run.num_batches_per_epoch,
         )
-        self._at_batch_begin = _listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
-        self._at_batch_end = _listening(self.callbacks, "on_train_batch_end", "on_batch_end")
+        self._at_batch_begin = listening(self.callbacks[1:], "on_train_batch_begin", "on_batch_begin")
+        self._at_batch_end = listening(self.callbacks, "on_train_batch_end", "on_batch_end")
         natives = [callback for callback in self.callbacks[1:] if not isinstance(callback, Bridge)]
-        self._natives_hear_of_batches = bool(_listening(natives, "on_train_batch_end", "on_batch_end"))
+        self._natives_hear_of_batches = bool(listening(natives, "on_train_batch_end", "on_batch_end"))
         self._feed = feed
         self._logs = run.logs
         self._running_loss = latest.running_loss
         self._logs_of_epoch: dict[str, Any] = {}
         self._on_started = on_started
         self._on_cut_short = on_cut_short
-        self._on_epoch_logs = on_epoch_logs
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -223,9 +211,6 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._feed.on_epoch_end(epoch, logs)
-        logs = pythonify_logs(logs)
-        if self._on_epoch_logs is not None:
-            self._on_epoch_logs(logs)
         tells_natives = self._feed.is_epoch_completed or self._on_cut_short()
         native_logs = self._native_logs(logs, within_epoch=False)
         for callback in self.callbacks[1:]:
@@ -252,8 +237,6 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def _native_logs(self, logs: Any, within_epoch: bool) -> dict[str, Any]:
         """What Keras's own callbacks are shown; nothing where there are none, Keras's history left aside."""
-        if self._on_epoch_logs is not None:
-            return NativeLogs(pythonify_logs(logs), logs=self._logs, shows_own_only=True)
         if self._running_loss is None:
             return {}
         return NativeLogs(logs=self._logs, of_host={"loss": self._running_loss.value}, within_epoch=within_epoch)
@@ -272,7 +255,7 @@ def _as_one(batch: Any) -> list[Any]:
     return [batch]
 
 
-def _listening(callbacks: Sequence[Any], *names: str) -> list[Callable[..., None]]:
+def listening(callbacks: Sequence[Any], *names: str) -> list[Callable[..., None]]:
     """The first of the hooks, of those callbacks that have any of them; Keras's own first calls the second."""
     base = keras.callbacks.Callback
     return [
@@ -290,9 +273,3 @@ class Placeholders(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
         return (np.zeros((1, 1), "float32"),)
-
-
-def is_of_placeholders(epoch_iterator: Any) -> bool:
-    """Whether it is what ``fit`` made of them; None is nothing of the kind."""
-    adapter = getattr(epoch_iterator, "data_adapter", None)
-    return isinstance(getattr(adapter, "py_dataset", None), Placeholders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_keras.arrays import as_array
 from mlpug_keras.batch_loss import BatchLoss, taken_from
 from mlpug_keras.compiled_model import CompiledModel, latest_of, overrides, patched
+from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
 from mlpug_keras.optimizers import Optimizers
 
@@ -36,7 +37,6 @@ class FitStep:
     Attributes:
         latest: the batch that is trained on, and what it gave.
         logs: what the step said last, as ``fit`` has them: means over the epoch so far, still on the device.
-        run_out: changes what ``fit`` changes by asking for a batch where there is none, given what batches are like.
     """
 
     def __init__(self, model: keras.Model, has_chunks: bool) -> None:
@@ -49,21 +49,48 @@ class FitStep:
         self._chunked = make(optimizers=self._optimizers) if has_chunks else None
         self._evaluating = make(optimizers=SimpleNamespace(variables=[]))
         self._own_test_step = bool(overrides(model, "test_step"))
-        self.run_out: Callable[[Any], None] = lambda like: None
 
     @contextmanager
-    def in_fit(self, data: Any, on_trained: Callable[[], None]) -> Iterator[None]:
-        """Within, the model's ``fit`` trains on the latest batch at each step, and `on_trained` is called after it."""
+    def in_fit(self, feed: FitFeed, on_taken: Callable[[], None], on_trained: Callable[[], None]) -> Iterator[None]:
+        """Within, the model's ``fit`` trains on the batches of the feed.
+
+        Args:
+            feed: has the batches of ``fit``; a step on anything else, of a callback's own, is the model's own step.
+            on_taken: called when the batch is there, before it is trained on.
+            on_trained: called after the step.
+        """
         model = self._model
-        kept = model.train_function
+        kept, make_own = model.train_function, model.make_train_function
         train = partial(self._train, on_trained)
         counts = not overrides(model, "train_step")
         step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts))
         try:
             if self._chunked is None:
-                function, self.run_out = host.as_train_function(train, step, self.latest, model, data)
+                trained, run_out = host.as_train_function(train, step, self.latest, model, feed)
             else:
-                function = host.as_chunked_function(train, self._train_chunks, model)
+                trained, run_out = host.as_chunked_function(train, self._train_chunks, model), host.nothing_runs_out
+
+            def function(*arguments: Any) -> Any:
+                if arguments[-1] is not feed.pulls:
+                    return own()(*arguments)
+                was_exhausted = feed.is_exhausted
+                if feed.take():
+                    on_taken()
+                elif feed.is_exhausted:
+                    if feed.has_trained and not was_exhausted:
+                        run_out()
+                    if feed.has_stepped:  # else an epoch that is resumed at its end: Keras needs a step in each
+                        raise StopIteration
+                feed.has_stepped = True
+                return trained(*arguments)
+
+            @cache
+            def own() -> Callable[..., Any]:
+                model.train_function = None
+                make_own()
+                made, model.train_function = model.train_function, function
+                return made  # type: ignore[no-any-return]
+
             model.train_function = function
             with patched(model, make_train_function=lambda force=False: function):
                 yield
@@ -126,7 +153,7 @@ class FitStep:
     def _train(self, on_trained: Callable[[], None], call: Callable[[Any], Any]) -> dict[str, Any]:
         latest = self.latest
         if latest.batch is None:
-            return self.logs  # an epoch without batches here: all of them were trained on before the run was resumed
+            return self.logs  # all batches of the epoch were trained on before the run was resumed, or it is stopped
         try:
             logs, loss, num_samples, did_update = taken_from(call(latest.batch) or {})
         except StopIteration as error:

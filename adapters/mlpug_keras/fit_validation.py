@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-
 from mlpug.datasets import random_states
-from mlpug_keras.fit_step import host
+from mlpug_keras.epoch_hooks import EpochHooks
+from mlpug_keras.epoch_iterators import ObservedIterator
+from mlpug_keras.fit_data import FitOptions, is_tf_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,42 +21,66 @@ class Validation:
     validation_batch_size: int | None = None
     validation_freq: Any = 1  # every so many epochs, or the epochs, counted from 1
 
+    def arguments(self) -> dict[str, Any]:
+        """What ``fit`` is called with."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def is_done(self, options: FitOptions) -> bool:
+        """Whether ``fit`` has data to validate."""
+        return self.validation_data is not None or bool(options.validation_split)
+
 
 class Validations:
     """Those that were done: what shuffles the data goes on from one to the next.
 
     Args:
         told: what ``fit`` is told.
-        batch_size: of training data, which is that of validation data where it is told no other.
     """
 
-    def __init__(self, told: Validation, batch_size: int | None) -> None:
+    def __init__(self, told: Validation) -> None:
         self._data = told.validation_data
-        self._steps = told.validation_steps
-        self._batch_size = told.validation_batch_size or batch_size
+        self._hooks = EpochHooks(self._data, begins_with_reset=False)
         self._count = 0
-        self._has_looked = True  # at what batches are like, which is done once in a run, and may draw
+        self._made = 0  # iterators of the data
+        self._before: Any = None  # the random states before a resumed run looks at the data once more
 
-    def begin(self, model: keras.Model) -> None:
-        """The next one begins."""
-        if not self._has_looked:
-            self._has_looked = True
-            before = random_states.with_generators(self._data)
-            host.look_at_validation_data(model, self._data, self._steps, self._batch_size)
-            random_states.restore_with_generators(before, self._data)
+    def begin(self) -> None:
+        """The next one begins: ``fit`` is about to look at what the data is like, which it does once in a run."""
+        if self._before is not None:
+            self._before = random_states.with_generators(self._data)
         self._count += 1
+
+    def observe(self, epoch_iterator: Any) -> None:
+        """Note from now on what Keras's `EpochIterator` draws; it has looked."""
+        ObservedIterator(epoch_iterator, _nothing, self._iterator_made, self._hooks)
+        if self._before is not None:
+            random_states.restore_with_generators(self._before, self._data)
+            self._before = None
 
     def get_state(self) -> dict[str, Any]:
         """How many were done, and the states of the data's own random generators."""
         own = random_states.generators_of(self._data)
-        return {"count": self._count, "generators": [random_states.generator_state(each) for each in own]}
+        return {
+            "count": self._count,
+            "made": self._made,
+            "hooks": self._hooks.state(is_within=False),
+            "generators": [random_states.generator_state(each) for each in own],
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._count = state["count"]
-        self._has_looked = not self._count
+        self._count, self._made = state["count"], state["made"]
+        self._before = {} if self._count else None
+        self._hooks.set_state(state["hooks"])
         own = random_states.generators_of(self._data)
         if len(own) == len(state["generators"]):  # else it is other data, which begins anew
             random_states.set_generator_states(own, state["generators"])
-        for _ in range(self._count * host.iterators_of_validation(self._data, self._steps)):
+        for _ in range(self._made if is_tf_dataset(self._data) else 0):
             iter(self._data)
+
+    def _iterator_made(self) -> None:
+        self._made += 1
+
+
+def _nothing() -> None:
+    """Nothing is to be noted."""

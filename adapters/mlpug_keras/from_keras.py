@@ -32,9 +32,9 @@ def ported_adapter(model: Any, options: FitOptions, validation: Validation, has_
     return PortedAdapter(model, options, validation, has_chunks)
 
 
-def logs_itself(model: keras.Model, validation: Validation) -> list[str]:
+def logs_itself(model: keras.Model, validation: Validation, options: FitOptions) -> list[str]:
     """Where the logs get what ``fit`` computes: each path, where the names of the metrics are known."""
-    levels = ["training.epoch"] if validation.validation_data is None else ["training.epoch", "validation.dataset"]
+    levels = ["training.epoch", *(["validation.dataset"] if validation.is_done(options) else [])]
     names = metric_names(model)
     paths = levels if names is None else [f"{level}.{name}" for level in levels for name in names]
     return ["training.batch", *paths]

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
-from keras.src.trainers.data_adapters import is_torch_dataloader
+import numpy as np
+from jax.experimental.sparse import JAXSparse
 
 from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, iterations_to_watch
 from mlpug_keras.compiled_model import is_built, patched
+from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
 
 # Gets what does the step on a batch and returns its logs, and returns the logs for fit.
 Train = Callable[[Callable[[Any], Any]], Any]
 
 
+# What ``fit`` and ``evaluate`` show their `EpochIterator` to, when it is made.
+BUILD = "_symbolic_build"
+
+
 def needs_batch(model: keras.Model) -> bool:
-    """Whether ``fit`` would take a batch to build the model with, before anything else."""
+    """Whether ``fit`` takes a batch to build the model with, before anything else."""
     return not is_built(model)
 
 
-def build(model: keras.Model, batch: Any) -> None:
-    """Create all variables, as ``fit`` does; of the batch's arrays only shapes and dtypes are looked at."""
-    model._symbolic_build(data_batch=batch)
+def shown(batch: Any) -> Any:
+    """A batch of ``fit`` as callbacks see it."""
+    return batch
+
+
+def described(leaf: Any) -> str | None:
+    """What an array of a batch is like, by which a resumed run builds the model: ``float32 32 8``."""
+    if leaf is None:
+        return None
+    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    words = [keras.backend.standardize_dtype(array.dtype), *map(str, array.shape)]
+    return " ".join(["sparse", *words] if isinstance(array, JAXSparse) else words)
+
+
+def as_described(words: str | None) -> Any:
+    """A symbolic tensor that is like that."""
+    if words is None:
+        return None
+    dtype, *shape = words.removeprefix("sparse ").split(" ")
+    return keras.KerasTensor(tuple(map(int, shape)), dtype, sparse=words.startswith("sparse "))
 
 
 def rebuild(model: keras.Model, batch: Any) -> None:
@@ -50,30 +73,59 @@ def tested(model: keras.Model, batch: Any) -> Any:
     return logs
 
 
-def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
-    """How many iterators ``fit`` has made of the data after so many epochs, and never used: none that draw anything."""
-    return 0
+def counting(get_iterator: Callable[[], Any], on_made: Callable[[], None]) -> Callable[[], Any]:
+    """The same, telling of each iterator of a `tf.data.Dataset`, which is made when it is asked for a batch."""
+
+    def batches() -> Any:
+        iterator = get_iterator()
+
+        def from_first() -> Iterator[Any]:
+            on_made()
+            yield from iterator
+
+        return from_first()
+
+    return batches
 
 
-def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
-    """Ask a torch DataLoader for what ``fit`` asks it for to build the model: that draws an order."""
-    if is_torch_dataloader(data) and needs_batch(model):
-        for _ in islice(data, 2 if asks_for_end(data) else 1):
-            pass
+def iterators_of_epoch(length: int | None) -> int:
+    """How many iterators ``fit`` makes of a `tf.data.Dataset` for an epoch."""
+    return 1
 
 
-def asks_for_end(data: Any) -> bool:
-    """Whether ``fit`` asks a torch DataLoader for a batch after the last one: it is one ahead but on CPUs."""
-    return bool(is_torch_dataloader(data)) and jax.default_backend() != "cpu"
+def tf_dataset(epoch_iterator: Any) -> Any:
+    """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
+    return epoch_iterator.data_adapter._dataset
 
 
-def iterators_of_validation(data: Any, num_batches: int | None) -> int:
-    """How many iterators that draw when they are made ``fit`` makes of the data each time that it validates: none."""
-    return 0
+def set_tf_dataset(epoch_iterator: Any, dataset: Any) -> None:
+    """Have it iterate another."""
+    epoch_iterator.data_adapter._dataset = dataset
 
 
-def look_at_validation_data(model: keras.Model, data: Any, num_batches: int | None, batch_size: int | None) -> None:
-    """It isn't looked at before it is read."""
+class OrderOfArrays:
+    """How ``fit`` shuffles arrays: by numpy's global random numbers, which are kept like all others.
+
+    Args:
+        seed: of the user's.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        pass
+
+    def get_state(self) -> None:
+        """There is none."""
+
+    def set_state(self, state: None) -> None:
+        """There is none."""
+
+    def begin(self, number: int) -> None:
+        """An iterator begins."""
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Nothing is changed."""
+        yield
 
 
 def seed() -> None:
@@ -133,12 +185,16 @@ def show_state(model: keras.Model, result: Any) -> None:
     }
 
 
+def nothing_runs_out() -> None:
+    """A step that finds no batch changes nothing."""
+
+
 def as_train_function(
-    train: Train, step: Any, latest: Latest, model: keras.Model, data: Any
-) -> tuple[Any, Callable[[Any], None]]:
+    train: Train, step: Any, latest: Latest, model: keras.Model, feed: FitFeed
+) -> tuple[Any, Callable[[], None]]:
     """What ``fit`` calls for each batch: `train` gets what calls the step on the batch.
 
-    And what is called where data has run out, which is known before a step.
+    And what does what a step does that finds no batch.
     """
     with patched(model, train_step=step):
         model.make_train_function(force=True)
@@ -159,7 +215,7 @@ def as_train_function(
 
         return train(on_batch), new_state
 
-    return train_function, lambda like: None
+    return train_function, nothing_runs_out
 
 
 def as_chunked_function(train: Train, step: Callable[[], Any], model: keras.Model) -> Any:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
+from types import GeneratorType
 from typing import Any
 
 import keras
 
-from mlpug.adapter import Process, Run, StepOutput
+from mlpug.adapter import DataOptions, Process, Run, StepOutput
+from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
-from mlpug_keras.bridge import Callbacks, Feed, Placeholders, is_of_placeholders
-from mlpug_keras.compiled_model import flat, patched
+from mlpug_keras.bridge import Placeholders
+from mlpug_keras.compiled_model import flat, is_built, patched
 from mlpug_keras.components import component_state
-from mlpug_keras.fit_data import FitOptions, as_batches, as_fit_batch
+from mlpug_keras.fit_callbacks import FitCallbacks, Moments
+from mlpug_keras.fit_data import FitOptions, as_fit_batch, fit_data
+from mlpug_keras.fit_draws import FitDraws
+from mlpug_keras.fit_epochs import FitEpochs
+from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.fit_step import FitStep, Step, host
 from mlpug_keras.fit_validation import Validation, Validations
 from mlpug_keras.host import unchanged_errors
@@ -44,17 +51,15 @@ class PortedAdapter:
         self._model = model
         self._options = options
         self._validation = validation
-        self._validations = Validations(validation, options.batch_size)
-        self._class_weight: Mapping[int, float] | None = None  # that is left to be applied to each batch
-        self._data: Any = None
+        self._validations = Validations(validation)
+        self._of_validation: set[str] = set()  # names of what fit shows where it has validated
+        self._draws: FitDraws | None = None  # None: the data isn't such that fit takes it
         self._step = FitStep(model, has_chunks)
         self._has_chunks = has_chunks
         self._state = PortedState(model)
         self._listeners: Sequence[Any] = ()
         self._can_evaluate = False
-        self._epochs_done = 0
-        self._num_batches: int | None = None  # in an epoch
-        self._feed: Any = None
+        self._feed: FitFeed | None = None
         self._natives_to_load: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
@@ -77,52 +82,64 @@ class PortedAdapter:
             "don't call set_training_model. To train another training model, make the trainer by DefaultTrainer(...)."
         )
 
-    def as_dataset(self, given: Any) -> Any:
-        """The batches of training data in any form that ``fit`` takes."""
-        self._data, self._class_weight = as_batches(given, self._options)
-        return self._data
+    def as_dataset(self, given: Any, options: DataOptions) -> Any:
+        """What ``fit`` draws, where it takes it as data; else what gives the batches."""
+        steps = options.num_batches_per_epoch
+        data = fit_data(given, self._options, None if steps is None else steps * options.gradient_accumulation_steps)
+        self._draws = None if data is None else FitDraws(data, options)
+        return given if self._draws is None else self._draws
 
     def fit(self, run: Run) -> None:
         """Let the model's own ``fit`` train."""
-        model, step = self._model, self._step
-        feed = Feed(model, step.latest, run, self._accept, Step.concatenate, self._build, self._run_out)
-        publish_epoch = partial(self._publish_epoch, run)
-        callbacks = Callbacks(model, step.latest, run, feed, self._load_natives, self._cut_short, publish_epoch)
+        step, draws = self._step, self._draws
         self._is_stopped, self._at_cut = False, None
         self._listeners = run.listeners
-        epochs: Any = run.dataset
-        epochs.asks_for_end = host.asks_for_end(self._data)
-        self._epochs_done, self._num_batches, self._feed = run.first_epoch, run.num_batches_per_epoch, feed
+        self._feed = feed = FitFeed(step.latest, run, self._accept, Step.concatenate, lambda: self._is_stopped)
+        feed.on_first = self._build_chunks if self._has_chunks else None
+        epochs = FitEpochs(run, feed) if draws is None else None
         if not run.first_batch:
             self._state.forget_metrics()
-        with unwrapped(), unchanged_errors(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
-            if self._natives_to_load is None:  # and the run isn't resumed
-                host.ask_before_first_epoch(model, self._data)
-            self._fetch_to_build(feed, is_first=not run.first_epoch)
+        with ExitStack() as until_started, unwrapped(), unchanged_errors(), warnings.catch_warnings():
+            if draws is None or not isinstance(draws.dataset, GeneratorType):  # which has nothing for the next epoch
+                warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch of unknown length ends
+            if draws is not None and draws.data.has_arrays:
+                until_started.enter_context(draws.order.used())
+            moments = Moments(
+                before_training=partial(self._before_training, until_started),
+                training_started=self._load_natives,
+                epoch_drawn=self._epoch_drawn,
+                cut_short=self._cut_short,
+                epoch_logs=partial(self._publish_epoch, run),
+                stops=lambda: self._is_stopped,
+            )
+            callbacks = FitCallbacks(self._model, step.latest, run, feed, moments, self._of_validation)
+            arguments = {"x": Placeholders()} if draws is None else draws.data.arguments()
             with (
-                step.in_fit(self._data, partial(self._publish_batch, run)),
-                patched(model, **self._for_placeholders(feed)),
+                step.in_fit(feed, callbacks.batch_is_there, partial(self._publish_batch, run)),
+                patched(self._model, **self._between_batches(feed, epochs)),
             ):
-                model.fit(
-                    x=Placeholders(),
-                    epochs=run.num_epochs,
-                    initial_epoch=run.first_epoch,
-                    steps_per_epoch=run.num_batches_per_epoch,
-                    batch_size=self._options.batch_size,
-                    validation_data=self._validation.validation_data,
-                    validation_steps=self._validation.validation_steps,
-                    validation_batch_size=self._validation.validation_batch_size,
-                    validation_freq=self._validation.validation_freq,
-                    callbacks=callbacks,
-                    verbose=0,
-                )
+                self._fit(run, callbacks=callbacks, **arguments)
 
-    def _for_placeholders(self, feed: Feed) -> dict[str, Any]:
-        """What ``fit`` calls of the model between batches, by name, where it isn't shown the data itself."""
+    def _fit(self, run: Run, **arguments: Any) -> None:
+        try:
+            self._model.fit(
+                **arguments,
+                **self._validation.arguments(),
+                epochs=run.num_epochs,
+                initial_epoch=run.first_epoch,
+                verbose=0,
+            )
+        except ValueError as error:
+            if isinstance(arguments["x"], GeneratorType) and "at least one batch" in str(error):
+                raise _no_batches() from error
+            raise
+
+    def _between_batches(self, feed: FitFeed, epochs: FitEpochs | None) -> dict[str, Any]:
+        """What ``fit`` calls of the model between batches, by name: it shows there what it does."""
         model = self._model
         reset_metrics, should_evaluate = model.reset_metrics, model._should_eval
-        results_of, build = model._get_metrics_result_or_logs, model._symbolic_build
+        results_of, build = model._get_metrics_result_or_logs, getattr(model, host.BUILD)
+        of_training: list[Any] = []
 
         def starts_epoch() -> None:
             reset_metrics()
@@ -130,26 +147,53 @@ class PortedAdapter:
 
         def validates(epoch: int, frequency: Any) -> bool:
             self._state.keep_metrics()
-            is_cut = self._is_stopped and not feed.has_all_batches
-            if is_cut or not should_evaluate(epoch, frequency):
+            if feed.is_cut_short or not should_evaluate(epoch, frequency):
                 return False
-            self._validations.begin(model)
+            self._validations.begin()
             return True
 
         def results(logs: Any) -> Any:
             return results_of(logs) if feed.has_trained else logs  # metrics may have no variables before a step
 
         def builds(iterator: Any = None, data_batch: Any = None) -> None:
-            # A layer that nothing calls never is built, for which fit would take a batch of the placeholders.
-            if not is_of_placeholders(iterator):
-                build(iterator=iterator, data_batch=data_batch)
+            if iterator is not None and not of_training:
+                of_training.append(iterator)
+                if self._draws is not None:
+                    self._draws.observe(iterator, feed)
+                elif epochs is not None:
+                    epochs.observe(iterator)
+                    if host.needs_batch(model):
+                        iterator, data_batch = None, self._first_batch(epochs)
+            elif iterator is not None and iterator is getattr(model, "_eval_epoch_iterator", None):
+                self._validations.observe(iterator)
+            build(iterator=iterator, data_batch=data_batch)
 
         return {
             "reset_metrics": starts_epoch,
             "_should_eval": validates,
             "_get_metrics_result_or_logs": results,
-            "_symbolic_build": builds,
+            host.BUILD: builds,
         }
+
+    def _first_batch(self, epochs: FitEpochs) -> Any:
+        try:
+            first = epochs.first()
+        except StopIteration as error:
+            raise _no_batches() from error
+        assert self._feed is not None
+        _, chunks = self._feed.accepted(first)
+        return chunks[0]
+
+    def _before_training(self, until_started: ExitStack) -> None:
+        until_started.close()
+        if self._has_chunks and is_built(self._model):
+            self._step.build_chunks()
+        if self._draws is not None:
+            self._draws.training_starts()
+
+    def _epoch_drawn(self) -> None:
+        if self._draws is not None:
+            self._draws.epoch_ends()
 
     def attach(self, run: Run) -> FitStep:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
@@ -159,7 +203,8 @@ class PortedAdapter:
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
         self._is_stopped = True
-        self._model.stop_training = True
+        if self._feed is None or not self._feed.has_all_batches:  # else fit ends the epoch as it ends all of them
+            self._model.stop_training = True
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """The compiled loss of the batch, in inference mode, and the predictions; a compiled model has no settings."""
@@ -187,18 +232,21 @@ class PortedAdapter:
         """Weights and seeds, optimizer and metrics, and what Keras's own callbacks remember."""
         check_is_whole(self._step.latest.is_updating)
         host.sync(self._model)
-        of_natives = self._at_cut or native_state(self._listeners)
-        of_model = self._state.get(self._step.logs, self._data)
-        return {**of_model, "keras": of_natives, "validations": self._validations.get_state()}
+        return {
+            **self._state.get(self._step.logs),
+            "keras": self._at_cut or native_state(self._listeners),
+            "validations": self._validations.get_state() | {"names": sorted(self._of_validation)},
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """At once: what isn't built yet is built first."""
         with unchanged_errors():
-            self._step.logs = self._state.load(state, self._data)
+            self._step.logs = self._state.load(state)
         self._validations.set_state(state["validations"])
+        self._of_validation.update(state["validations"]["names"])
         self._natives_to_load = state["keras"]
-        self._epochs_done, self._num_batches = 0, state["configuration"]["num_batches_per_epoch"]
-        self._make_spare_iterators(state["run"]["completed_epochs"])
+        if self._draws is not None and state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
+            self._draws.go_on_after_native(state["run"]["completed_epochs"])
 
     def learning_rates(self) -> dict[str, float]:
         """That of the optimizer now, by its schedule if it has one."""
@@ -226,33 +274,18 @@ class PortedAdapter:
         """The model's own step may log anything."""
 
     def _accept(self, given: Any) -> Any:
-        batch = as_fit_batch(given, Step.is_native, self._class_weight)
+        batch = (
+            host.shown(given)
+            if self._draws is not None
+            else as_fit_batch(given, Step.is_native, self._options.class_weight)
+        )
         self._state.see(batch)
         return batch
 
-    def _build(self, first: Any) -> None:
-        """Create what ``fit`` would create of a first batch, because it is shown placeholders."""
-        if self._has_chunks:
-            self._model._symbolic_build(data_batch=first)
-            self._step.build_chunks()
-        else:
-            host.build(self._model, first)
-
-    def _fetch_to_build(self, feed: Feed, is_first: bool) -> None:
-        """Have the model built before ``fit`` starts, where that would take a batch."""
-        if not host.needs_batch(self._model) and not self._has_chunks:
-            return
-        if is_first and hasattr(self._data, "draws_to_build"):
-            self._data.draws_to_build = self._data.draws_to_build or host.needs_batch(self._model)
-        feed.fetch_first()
-        if host.needs_batch(self._model) and feed.is_empty:
-            raise DatasetError(
-                "The training dataset gave no batches, so that the model can't be built. If it is an iterator, it can "
-                "be read only once."
-            )
-
-    def _run_out(self) -> None:
-        self._step.run_out(self._state.like)
+    def _build_chunks(self, first: Any) -> None:
+        """Create what a step of chunks needs; ``fit`` on TensorFlow builds nothing before its own step."""
+        self._model._symbolic_build(data_batch=first)
+        self._step.build_chunks()
 
     def _publish_batch(self, run: Run) -> None:
         self._state.go_on()
@@ -263,25 +296,16 @@ class PortedAdapter:
         run.on_metrics_logged("training.batch", loss if isinstance(loss, Mapping) else {"loss": loss})
 
     def _publish_epoch(self, run: Run, logs: Mapping[str, Any]) -> None:
-        if self._feed.is_epoch_completed:
-            self._make_spare_iterators(self._epochs_done + 1)
-        validates = self._validation.validation_data is not None
-        of_validation = {
-            name.removeprefix(_VALIDATION): value
-            for name, value in logs.items()
-            if validates and name.startswith(_VALIDATION)
-        }
-        of_training = {name: value for name, value in logs.items() if not (validates and name.startswith(_VALIDATION))}
+        of_validation = {name: value for name, value in logs.items() if self._is_of_validation(name)}
+        of_training = {name: value for name, value in logs.items() if name not in of_validation}
+        self._of_validation.update(of_validation)
         run.on_metrics_logged("training.epoch", of_training)
         if of_validation:
-            run.on_metrics_logged("validation.dataset", of_validation)
+            without = {name.removeprefix(_VALIDATION): value for name, value in of_validation.items()}
+            run.on_metrics_logged("validation.dataset", without)
 
-    def _make_spare_iterators(self, num_epochs: int) -> None:
-        """Those that ``fit`` makes by then, so that what they draw from gives the same to the next ones."""
-        before, now = (host.spare_iterators(self._data, n, self._num_batches) for n in (self._epochs_done, num_epochs))
-        for _ in range(now - before):
-            iter(self._data)
-        self._epochs_done = num_epochs
+    def _is_of_validation(self, name: str) -> bool:
+        return name.startswith(_VALIDATION) and self._validation.is_done(self._options)
 
     def _cut_short(self) -> bool:
         """As in an ordinary run: Keras's own callbacks hear of it only where it was one of them that stopped."""
@@ -293,3 +317,10 @@ class PortedAdapter:
         if self._natives_to_load is not None:
             state, self._natives_to_load = self._natives_to_load, None
             load_native_state(self._listeners, state)
+
+
+def _no_batches() -> DatasetError:
+    return DatasetError(
+        "The training dataset gave no batches, so that the model can't be built. If it is an iterator, it can be read "
+        "only once."
+    )

@@ -32,15 +32,10 @@ class PortedState:
         self._metrics_to_load: list[Any] = []
         self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
 
-    @property
-    def like(self) -> Any:
-        """What a batch is like, as tensors without values; None before one was seen."""
-        return map_leaves(_as_tensor, self._batch)
-
     def see(self, batch: Any) -> None:
         """Note what batches are like."""
         if self._batch is None:
-            self._batch = map_leaves(_as_words, batch)
+            self._batch = map_leaves(host.described, batch)
 
     def keep_metrics(self) -> None:
         """Validation begins, which uses the variables of the metrics for itself."""
@@ -61,13 +56,8 @@ class PortedState:
         """The run goes on between two epochs."""
         self._metrics_to_load = []
 
-    def get(self, logs: Mapping[str, Any], data: Any) -> dict[str, Any]:
-        """All of it.
-
-        Args:
-            logs: what the step said last.
-            data: the training dataset.
-        """
+    def get(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """All of it, with what the step said last."""
         metrics = self._metrics() if self._kept_metrics is None else self._kept_metrics
         return {
             **model_state(self._model, {"model": self._model}),
@@ -76,12 +66,11 @@ class PortedState:
                 "batch": to_plain(self._batch),
                 "metrics": {str(number): value for number, value in enumerate(metrics)},
                 "logs": to_plain(map_leaves(_as_numbers, dict(logs))),
-                "draws_to_build": getattr(data, "draws_to_build", False),
                 "seed": host.seed(),
             },
         }
 
-    def load(self, state: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    def load(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Give it back, and return the logs; metrics get theirs when the epoch begins.
 
         Raises:
@@ -108,8 +97,6 @@ class PortedState:
             load_optimizer_state(optimizer, state["optimizers"][name])
         self._batch, self._metrics_to_load = from_plain(own["batch"]), metrics
         host.set_seed(own["seed"])
-        if hasattr(data, "draws_to_build"):
-            data.draws_to_build = own["draws_to_build"]
         logs: dict[str, Any] = from_plain(own["logs"])
         return logs
 
@@ -120,7 +107,7 @@ class PortedState:
             if len(optimizers.get(name, {"variables": ()})["variables"]) > len(optimizer.variables)
         ]
         if batch is not None and (not is_built(self._model) or missing not in ([], ["optimizer"])):
-            host.rebuild(self._model, map_leaves(_as_tensor, batch))
+            host.rebuild(self._model, map_leaves(host.as_described, batch))
         optimizer = self._model.optimizer
         if "optimizer" in missing and not optimizer.built:
             optimizer.build(self._model.trainable_variables)
@@ -135,21 +122,6 @@ class PortedState:
 
     def _metrics(self) -> list[Any]:
         return [np.array(as_array(variable)) for variable in self._model.metrics_variables]
-
-
-def _as_words(leaf: Any) -> str | None:
-    """``float32 32 8``."""
-    if leaf is None:
-        return None
-    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    return " ".join([keras.backend.standardize_dtype(array.dtype), *map(str, array.shape)])
-
-
-def _as_tensor(words: str | None) -> Any:
-    if words is None:
-        return None
-    dtype, *shape = words.split(" ")
-    return keras.KerasTensor(tuple(map(int, shape)), dtype)
 
 
 def _as_numbers(value: Any) -> Any:

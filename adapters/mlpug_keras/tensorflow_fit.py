@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
-from types import GeneratorType
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow.trainer import TFEpochIterator
-from keras.src.trainers.data_adapters import is_torch_dataloader
-from keras.src.trainers.data_adapters.data_adapter_utils import NUM_BATCHES_FOR_TENSOR_SPEC, unpack_x_y_sample_weight
 from tensorflow.python.eager import context
 
-from mlpug.trees import map_leaves
 from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, iterations_to_watch
 from mlpug_keras.compiled_model import overrides, patched
+from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
 
 # Gets what does the step on a batch and returns its logs, and returns the logs for fit.
 Train = Callable[[Callable[[Any], Any]], Any]
 
 
+# What ``fit`` and ``evaluate`` show their `EpochIterator` to, when it is made.
+BUILD = "_maybe_symbolic_build"
+
+
 def needs_batch(model: keras.Model) -> bool:
-    """Whether ``fit`` would take a batch to build the model with, before anything else."""
+    """Whether ``fit`` takes a batch to build the model with, before anything else."""
     return model._distribute_strategy is not None
 
 
-def build(model: keras.Model, batch: Any) -> None:
-    """Create what ``fit`` itself would create before the first step, which is nothing without a strategy."""
-    model._maybe_symbolic_build(data_batch=batch)
+def shown(batch: Any) -> Any:
+    """A batch of ``fit`` as callbacks see it: Keras's data has a None as what TensorFlow calls an Optional."""
+    return keras.tree.map_structure(lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, batch)
+
+
+def described(leaf: Any) -> str | None:
+    """What an array of a batch is like, by which a resumed run builds the model: ``float32 32 8``."""
+    if leaf is None:
+        return None
+    spec = tf.type_spec_from_value(leaf if hasattr(leaf, "_type_spec") else tf.convert_to_tensor(leaf))
+    kind = {tf.RaggedTensorSpec: f"ragged{getattr(spec, 'ragged_rank', 0)}", tf.SparseTensorSpec: "sparse"}
+    words = [spec.dtype.name, *("?" if length is None else str(length) for length in spec.shape)]
+    return " ".join([kind[type(spec)], *words] if type(spec) in kind else words)
+
+
+def as_described(words: str | None) -> Any:
+    """What TensorFlow takes for a tensor that is like that."""
+    if words is None:
+        return None
+    kind, *rest = words.split(" ")
+    is_plain = not kind.startswith(("ragged", "sparse"))
+    dtype, *lengths = [kind, *rest] if is_plain else rest
+    shape = [None if length == "?" else int(length) for length in lengths]
+    if is_plain:
+        return tf.TensorSpec(shape, dtype)
+    return (
+        tf.SparseTensorSpec(shape, dtype)
+        if kind == "sparse"
+        else tf.RaggedTensorSpec(shape, dtype, ragged_rank=int(kind.removeprefix("ragged")))
+    )
 
 
 def rebuild(model: keras.Model, batch: Any) -> None:
@@ -40,8 +67,7 @@ def rebuild(model: keras.Model, batch: Any) -> None:
     if model.run_eagerly:
         model._symbolic_build(data_batch=batch)
         return
-    spec = map_leaves(lambda leaf: None if leaf is None else tf.TensorSpec(leaf.shape, leaf.dtype), batch)
-    tf.function(model.train_step, autograph=False).get_concrete_function(spec)
+    tf.function(model.train_step, autograph=False).get_concrete_function(batch)
 
 
 def sync(model: keras.Model) -> None:
@@ -53,48 +79,74 @@ def tested(model: keras.Model, batch: Any) -> Any:
     return model.test_function(iter([_as_tensors(batch)]))
 
 
-def spare_iterators(data: Any, num_epochs: int, num_batches: int | None) -> int:
-    """How many iterators ``fit`` has made of the data after so many epochs, and never used.
+def counting(get_iterator: Callable[[], Any], on_made: Callable[[], None]) -> Callable[[], Any]:
+    """The same, telling of each iterator, which Keras makes at once of what it gets."""
 
-    It makes one at the end of each epoch whose length the data tells, and another when the next begins. Each of them
-    draws from what shuffles the dataset.
+    def dataset() -> Any:
+        on_made()
+        return get_iterator()
+
+    return dataset
+
+
+def iterators_of_epoch(length: int | None) -> int:
+    """How many iterators ``fit`` makes of a `tf.data.Dataset` for an epoch."""
+    return 1 if length is None else 2  # the second is made where it ends, and not used
+
+
+def tf_dataset(epoch_iterator: Any) -> Any:
+    """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
+    return epoch_iterator._distributed_dataset
+
+
+def set_tf_dataset(epoch_iterator: Any, dataset: Any) -> None:
+    """Have it iterate another."""
+    epoch_iterator._distributed_dataset = dataset
+
+
+class OrderOfArrays:
+    """How ``fit`` shuffles arrays on TensorFlow.
+
+    It draws from TensorFlow's seed, the same order in each epoch. Where nobody has set that, it would draw from what
+    nobody can know: then the order comes from a seed that is kept, and the number of the iterator.
+
+    Args:
+        seed: of the user's, for an order that depends on nothing else.
     """
-    if not isinstance(data, tf.data.Dataset):
-        return 0
-    length = int(data.cardinality())
-    return num_epochs if length >= 0 and num_batches in (None, length) else 0
 
+    def __init__(self, seed: int | None) -> None:
+        self._seed = secrets.randbits(62) if seed is None else seed
+        self._is_used: bool | None = None if seed is None else True  # None: where nobody has set TensorFlow's seed
+        self._number = tf.Variable(0, trainable=False, dtype=tf.int64)
 
-def ask_before_first_epoch(model: keras.Model, data: Any) -> None:
-    """Ask a torch DataLoader for what ``fit`` asks it for to see what batches are like: that draws an order."""
-    if is_torch_dataloader(data):
-        for _ in islice(data, NUM_BATCHES_FOR_TENSOR_SPEC):
-            pass
+    def get_state(self) -> dict[str, Any]:
+        """The seed, and whether it is used."""
+        return {"seed": self._seed, "is_used": self._is_used}
 
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Shuffle as the run that is resumed."""
+        self._seed, self._is_used = state["seed"], state["is_used"]
 
-def asks_for_end(data: Any) -> bool:
-    """Whether ``fit`` asks for a batch after the last one: TensorFlow reads ahead, which only a DataLoader notices."""
-    return bool(is_torch_dataloader(data))
+    def begin(self, number: int) -> None:
+        """An iterator begins, of this number."""
+        self._number.assign(number)
 
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within, ``fit`` makes what shuffles."""
+        if self._is_used is None:
+            self._is_used = context.global_seed() is None
+        if not self._is_used:
+            yield
+            return
 
-def iterators_of_validation(data: Any, num_batches: int | None) -> int:
-    """How many iterators ``fit`` makes of the data each time that it validates: see `spare_iterators`."""
-    return 1 + spare_iterators(data, 1, num_batches) if isinstance(data, tf.data.Dataset) else 0
+        def shuffle(indices: Any) -> Any:
+            seed = tf.stack([tf.constant(self._seed, tf.int64), self._number])
+            seed = tf.random.experimental.stateless_fold_in(seed, indices[0])
+            return tf.random.experimental.stateless_shuffle(indices, seed)
 
-
-def look_at_validation_data(model: keras.Model, data: Any, num_batches: int | None, batch_size: int | None) -> None:
-    """Do what ``fit`` does before it validates for the first time: it may ask for batches, to see what they are."""
-    x, y, sample_weight = unpack_x_y_sample_weight(data)
-    model._eval_epoch_iterator = TFEpochIterator(
-        x=x,
-        y=y,
-        sample_weight=sample_weight,
-        batch_size=batch_size,
-        steps_per_epoch=num_batches,
-        shuffle=False,
-        distribute_strategy=model.distribute_strategy,
-        steps_per_execution=model.steps_per_execution,
-    )
+        with patched(tf.random, shuffle=shuffle):
+            yield
 
 
 def seed() -> int | None:
@@ -143,15 +195,18 @@ def show_state(model: keras.Model, result: Any) -> None:
     """The variables have it."""
 
 
+def nothing_runs_out() -> None:
+    """A step that finds no batch changes nothing."""
+
+
 def as_train_function(
-    train: Train, step: Any, latest: Latest, model: keras.Model, data: Any
-) -> tuple[Any, Callable[[Any], None]]:
+    train: Train, step: Any, latest: Latest, model: keras.Model, feed: FitFeed
+) -> tuple[Any, Callable[[], None]]:
     """What ``fit`` calls for each batch: `train` gets what calls the step on the batch.
 
-    And what is called where data has run out, with what its batches are like: then ``fit`` asks for another one in a
-    step, of which TensorFlow does all that needs no batch.
+    And what does what a step does that finds no batch: TensorFlow does all of it that needs none.
     """
-    call, run_out = _step_on(step, model, data)
+    call, run_out = _step_on(step, model, feed)
 
     def on_batch(batch: Any) -> Any:
         try:
@@ -165,77 +220,79 @@ def as_train_function(
     return lambda iterator: train(on_batch), run_out
 
 
-def _step_on(step: Any, model: keras.Model, data: Any) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
+def _step_on(step: Any, model: keras.Model, feed: FitFeed) -> tuple[Callable[[Any], Any], Callable[[], None]]:
     if overrides(model, "make_train_function"):
         with patched(model, train_step=step):
             model.make_train_function(force=True)
         own = model.train_function  # nobody knows what else than an iterator it would take
-        return lambda batch: own(iter(tf.data.Dataset.from_tensors(batch))), partial(_run_out, own, data)
+        return lambda batch: own(iter(tf.data.Dataset.from_tensors(batch))), partial(_run_out, own, feed)
     run = model.distribute_strategy.run
     if model.run_eagerly:
-        return lambda batch: run(step, args=(_as_tensors(batch),)), lambda like: None
+        return lambda batch: run(step, args=(_as_tensors(batch),)), nothing_runs_out
 
     def on_data(batch: Any) -> Any:
-        return run(step, args=(batch,))
+        return run(step, args=(shown(batch),))
 
     compiled = tf.function(on_data, autograph=False, jit_compile=model.jit_compile)
     on_iterator = tf.function(lambda iterator: compiled(next(iterator)), autograph=False)
-    return _Compiled(on_data, model, data), partial(_run_out, on_iterator, data)
+    return _Compiled(on_data, model, feed), partial(_run_out, on_iterator, feed)
 
 
-def _run_out(on_iterator: Callable[[Any], Any], data: Any, like: Any) -> None:
-    """Call it when the data has nothing more, if it is data that ``fit`` takes."""
-    if not (isinstance(data, (tf.data.Dataset, GeneratorType)) or is_torch_dataloader(data)):
-        return
-    spec = data.element_spec if isinstance(data, tf.data.Dataset) else _element_spec(like)
-    with suppress(tf.errors.OutOfRangeError):
-        on_iterator(iter(tf.data.Dataset.from_generator(tuple, output_signature=spec)))
-
-
-def _element_spec(like: Any) -> Any:
-    """Of what ``fit`` makes of data whose batches are like this one."""
-    zeros = map_leaves(lambda leaf: None if leaf is None else tf.zeros(leaf.shape, leaf.dtype), like)
-    spec = tf.data.Dataset.from_tensors(zeros).element_spec  # which has something for None
-    return tf.nest.map_structure(lambda leaf: _of_length(None, leaf) if isinstance(leaf, tf.TensorSpec) else leaf, spec)
+def _run_out(on_iterator: Callable[[Any], Any], feed: FitFeed) -> None:
+    """Call it on the iterator that has nothing more."""
+    iterator = getattr(feed.pulls, "iterator", None)
+    if isinstance(iterator, tf.data.Iterator):
+        with suppress(tf.errors.OutOfRangeError, StopIteration):
+            on_iterator(iterator)
 
 
 class _Compiled:
     """The step as ``fit`` compiles it, traced for what ``fit`` would trace it for.
 
-    A trace for batches of one length may differ in the last bit from one for batches of any.
+    A trace for batches of one length may differ in the last bit from one for batches of any. ``fit`` traces for what
+    its iterator says of its batches.
     """
 
-    def __init__(self, step: Callable[[Any], Any], model: keras.Model, data: Any) -> None:
+    def __init__(self, step: Callable[[Any], Any], model: keras.Model, feed: FitFeed) -> None:
         self._step = step
         self._model = model
-        self._data = data
+        self._feed = feed
         self._traces: dict[Any, Callable[..., Any]] = {}
+        self._iterator: Any = None
+        self._trace: Callable[..., Any] | None = None  # for the batches of that iterator
 
     def __call__(self, batch: Any) -> Any:
-        arrays = [array for array in keras.tree.flatten(batch) if array is not None]
-        tensors = [array if isinstance(array, tf.Tensor) else _as_tensor(array) for array in arrays]
-        key = tuple([_kind(tensor) for tensor in tensors])
-        trace = self._traces.get(key)
-        if trace is None:
-            trace = self._traces[key] = self._traced(batch, tensors)
-        return trace(tensors)
+        iterator = getattr(self._feed.pulls, "iterator", None)
+        if not isinstance(iterator, tf.data.Iterator):
+            return self._on_any(batch)
+        if iterator is not self._iterator:
+            self._iterator, self._trace = iterator, self._trace_for(iterator.element_spec)
+        assert self._trace is not None
+        return self._trace(tf.nest.flatten(self._feed.given, expand_composites=True))
 
-    def _traced(self, batch: Any, tensors: list[Any]) -> Callable[..., Any]:
-        def step(tensors: list[Any]) -> Any:
-            remaining = iter(tensors)
-            leaves = [None if leaf is None else next(remaining) for leaf in keras.tree.flatten(batch)]
-            return self._step(keras.tree.pack_sequence_as(batch, leaves))
+    def _on_any(self, batch: Any) -> Any:
+        """On a batch that doesn't come from TensorFlow's data: of any length, as ``fit`` would take a generator."""
+        tensors = _as_tensors(batch)
+        spec = tf.nest.map_structure(_of_any_length, tensors)
+        return self._trace_for(spec)(tf.nest.flatten(tensors, expand_composites=True))
 
-        compiled = tf.function(step, autograph=False, jit_compile=self._model.jit_compile)
-        return compiled.get_concrete_function(self._specs(tensors))  # type: ignore[no-any-return]
+    def _trace_for(self, spec: Any) -> Callable[..., Any]:
+        leaves = tf.nest.flatten(spec, expand_composites=True)
+        key = (tuple(leaves), str(tf.nest.map_structure(lambda leaf: type(leaf).__name__, spec)))
+        if key not in self._traces:
 
-    def _specs(self, tensors: list[Any]) -> list[Any]:
-        if isinstance(self._data, tf.data.Dataset):
-            specs = [spec for spec in keras.tree.flatten(self._data.element_spec) if spec is not None]
-            if len(specs) == len(tensors) and all(map(_fits, specs, tensors)):
-                return specs
-        length = self._data.batch_size if getattr(self._data, "has_equal_batches", False) else None
-        return [_of_length(length, tensor) for tensor in tensors]
+            def step(tensors: list[Any]) -> Any:
+                return self._step(tf.nest.pack_sequence_as(spec, tensors, expand_composites=True))
+
+            compiled = tf.function(step, autograph=False, jit_compile=self._model.jit_compile)
+            self._traces[key] = compiled.get_concrete_function(leaves)
+        return self._traces[key]
+
+
+def _of_any_length(tensor: Any) -> Any:
+    if not isinstance(tensor, tf.Tensor):
+        return tf.type_spec_from_value(tensor)
+    return tf.TensorSpec([None, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
 
 
 def _as_tensors(batch: Any) -> Any:
@@ -245,20 +302,6 @@ def _as_tensors(batch: Any) -> Any:
 
 def _as_tensor(array: Any) -> Any:
     return array if hasattr(array, "_type_spec") else tf.convert_to_tensor(array)
-
-
-def _kind(tensor: Any) -> Any:
-    return (tensor.shape[1:], tensor.dtype) if isinstance(tensor, tf.Tensor) else tensor._type_spec
-
-
-def _of_length(length: int | None, tensor: Any) -> Any:
-    if not isinstance(tensor, (tf.Tensor, tf.TensorSpec)):
-        return tensor._type_spec
-    return tf.TensorSpec([length, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
-
-
-def _fits(spec: Any, tensor: Any) -> bool:
-    return bool(spec.is_compatible_with(tensor))
 
 
 def as_chunked_function(train: Train, step: Callable[[], Any], model: keras.Model) -> Any:

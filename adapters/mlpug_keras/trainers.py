@@ -125,6 +125,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         batch_size: int | None = None,
         shuffle: bool | str = True,
         class_weight: Mapping[int, float] | None = None,
+        validation_split: float = 0.0,
         batch_chunk_size: int | None = None,
         gradient_accumulation_steps: int = 1,
         chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
@@ -150,6 +151,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             shuffle: whether the order of arrays, and of the batches of a `keras.utils.PyDataset`, is drawn in each
                 epoch; ``"batch"``: that of the samples within each batch of arrays.
             class_weight: as for ``fit``.
+            validation_split: as for ``fit``: the last part of training data given as arrays is validation data.
             batch_chunk_size: each batch is computed in chunks of at most so many samples, one after the other, by
                 mlpug's own step: the gradient is the mean of theirs, by their numbers of samples.
             gradient_accumulation_steps: so many batches of the dataset make one batch.
@@ -173,7 +175,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         True
         """
         validation = Validation(validation_data, validation_steps, validation_batch_size, validation_freq)
-        options = FitOptions(batch_size, shuffle, class_weight)
+        options = FitOptions(batch_size, shuffle, class_weight, validation_split)
         has_chunks = batch_chunk_size is not None or gradient_accumulation_steps != 1
         adapter = ported_adapter(model, options, validation, has_chunks)
         trainer = cls.__new__(cls)
@@ -185,7 +187,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             batch_chunk_size=batch_chunk_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
             chunkable_batch_wrapper=chunkable_batch_wrapper,
-            logs_itself=logs_itself(model, validation),
+            logs_itself=logs_itself(model, validation, options),
         )
         trainer.training_model = model
         return trainer

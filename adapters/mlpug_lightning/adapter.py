@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mlpug.adapter import Run, StepOutput
+from mlpug.adapter import DataOptions, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
@@ -96,7 +96,7 @@ class LightningAdapter(OnLightning):
         self._training_model = checked_training_model(training_model)
         self._call = training_model if self._compile_model is None else self._compile_model(training_model)
 
-    def as_dataset(self, given: Any) -> Any:
+    def as_dataset(self, given: Any, options: DataOptions) -> Any:
         """Anything that can be iterated."""
         return given
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mlpug.adapter import Run, StepOutput
+from mlpug.adapter import DataOptions, Run, StepOutput
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
 from mlpug.stop_iteration import unwrapped
@@ -82,7 +82,7 @@ class PortedAdapter(OnLightning):
                 "other training model: leave out set_training_model, or make a DefaultTrainer of optimizers."
             )
 
-    def as_dataset(self, given: Any) -> Any:
+    def as_dataset(self, given: Any, options: DataOptions) -> Any:
         """A loader, several of them, a LightningDataModule, or the module's own `train_dataloader`."""
         self._source = source_of(given, self._module, self._trainer)
         if isinstance(self._source.holder, pl.LightningDataModule) and self._val_dataloaders is not None:

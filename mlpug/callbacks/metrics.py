@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from mlpug.callbacks.callback import Callback
+from mlpug.datasets import DrawnByHost
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.evaluation.metric_evaluator import MetricEvaluator
 from mlpug.evaluation.sliding_window import SlidingWindow
@@ -100,7 +101,9 @@ class TrainingMetricsLogger(Callback):
     def on_training_start(self, logs: Logs) -> None:
         """Make the windows, now that it is known how long an epoch is."""
         if self._set.mode is LoggingMode.DATASET:
-            checked_dataset("training dataset", self.manager.training_dataset, more_than_once=True)
+            dataset = self.manager.training_dataset
+            given = dataset.dataset if isinstance(dataset, DrawnByHost) else dataset
+            checked_dataset("training dataset", given, more_than_once=True)
         self._set.start(logs, self.manager.trainer.adapter.to_host)
 
     def on_batch_training_start(self, batch: Any, logs: Logs) -> None:

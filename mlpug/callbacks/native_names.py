@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlpug.callbacks.numbers import numbers_in
@@ -67,6 +67,7 @@ class NativeLogs(dict[str, Any]):
         of_host: functions that compute what the host itself knows, by native name.
         within_epoch: whether iterating leaves out what isn't of training, as the host does at a batch's end.
         shows_own_only: whether iterating leaves out all of mlpug's, which a look by name finds all the same.
+        hidden: native names under which nothing of mlpug's is found: the host publishes those itself, at its times.
 
     >>> logs = Logs(current=Logs(validation=Logs(dataset=Logs(loss=0.5))))
     >>> native = NativeLogs(logs=logs, of_host={"loss": lambda: 0.25})
@@ -83,6 +84,7 @@ class NativeLogs(dict[str, Any]):
         of_host: Mapping[str, Callable[[], Any]] | None = None,
         within_epoch: bool = False,
         shows_own_only: bool = False,
+        hidden: Container[str] = (),
     ) -> None:
         super().__init__(values)
         self._logs = Logs(current=Logs()) if logs is None else logs
@@ -90,6 +92,7 @@ class NativeLogs(dict[str, Any]):
         self._of_host = of_host or {}
         self._within_epoch = within_epoch
         self._shows_own_only = shows_own_only
+        self._hidden = hidden
 
     def __missing__(self, name: str) -> Any:
         if name in self._of_host:
@@ -158,6 +161,7 @@ class NativeLogs(dict[str, Any]):
             convert=self._convert,
             of_host=self._of_host,
             shows_own_only=self._shows_own_only,
+            hidden=self._hidden,
         )
         copied._within_epoch = self._within_epoch
         return copied
@@ -167,7 +171,7 @@ class NativeLogs(dict[str, Any]):
 
     def _path_of(self, name: object) -> str | None:
         """The path that a name stands for, where there is a value at it."""
-        if not isinstance(name, str):
+        if not isinstance(name, str) or name in self._hidden:
             return None
         path = by_native_name(self._paths()).get(name, name)
         *levels, metric = path.split(".")

@@ -22,12 +22,14 @@ class AnyIterable:
         keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
         can_keep_ahead: whether it can be.
         asks_again: whether batches that are done are asked for again, without what the model drew in between.
+        can_begin_again: whether it can be iterated again from its start.
     """
 
     draws = True
     keeps_ahead = False
     can_keep_ahead = True
     asks_again = True
+    can_begin_again = True
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -76,6 +78,9 @@ class AnyIterable:
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         """Make the dataset what it was after so many rounds had begun."""
+
+    def renew_workers(self) -> None:
+        """Start what lives on from round to round and draws when it starts, and leave the random states as they are."""
 
     def close(self) -> None:
         """Let go of what loads the batches, such as processes."""

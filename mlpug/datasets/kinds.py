@@ -31,6 +31,7 @@ class OneIteration(AnyIterable):
     """A generator, or another iterator: it can't be begun again, and goes on with what it gives."""
 
     asks_again = False
+    can_begin_again = False
 
     def skip(self, batches: Iterator[Any], count: int) -> None:
         """It isn't at its start either."""
@@ -56,8 +57,13 @@ class TorchLoader(AnyIterable):
         return not self.dataset.num_workers and _is_iterable_style(self.dataset)
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
+        if number:
+            self.renew_workers()
+        return iter(self.dataset)
+
+    def renew_workers(self) -> None:
         loader = self.dataset
-        if number and loader.num_workers and loader.persistent_workers and loader._iterator is None:
+        if loader.num_workers and loader.persistent_workers and loader._iterator is None:
             # Workers that are new draw a seed, and those of the run that is resumed had theirs in the first round.
             before = random_states.capture()
             own = None if loader.generator is None else loader.generator.get_state()
@@ -65,7 +71,6 @@ class TorchLoader(AnyIterable):
             random_states.restore(before)
             if own is not None:
                 loader.generator.set_state(own)
-        return iter(loader)
 
     def skip(self, batches: Any, count: int) -> None:
         if self.dataset.num_workers or _is_iterable_style(self.dataset):

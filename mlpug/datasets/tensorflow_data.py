@@ -154,6 +154,21 @@ def with_seeds(graph: Any, seed: int | None, number: int, element_spec: Any) -> 
     return tensorflow.data.experimental.from_variant(variant, element_spec)
 
 
+def variables_drawn_from(dataset: Any) -> list[Any]:
+    """The variables that the functions of a tf.data.Dataset read and change, as those of random generators.
+
+    Of anything else there are none.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not isinstance(dataset, tensorflow.data.Dataset):
+        return []
+    found: dict[int, Any] = {}
+    for part in _parts(dataset):
+        for function in part._functions():
+            found |= {id(variable): variable for variable in function.function.variables}
+    return list(found.values())
+
+
 # Where the inputs are that seed what draws: two numbers, and perhaps what gives each iterator others.
 _SEEDS = {"ShuffleDatasetV3": 2, "RandomDataset": 0, "RandomDatasetV2": 0}
 

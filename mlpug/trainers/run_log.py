@@ -13,6 +13,10 @@ from mlpug.adapter import StepOutput
 from mlpug.errors import DatasetError, MlpugWarning
 from mlpug.logs import Lazy, Logs
 
+_OF_A_LENGTH = (
+    " If it doesn't know its length, epochs of num_batches_per_epoch go on in it where the one before ended: leave "
+    "that out, or let the dataset repeat without end."
+)
 _DURATION_WINDOW = 100  # batches; enough to smooth, short enough to follow a change
 
 
@@ -168,7 +172,7 @@ class RunLog:
             raise DatasetError(
                 f"The training dataset gave no batches in epoch {self._current['epoch']}. If it is an iterator, it "
                 "can be read only once: pass a data loader, a list, or another object that gives a fresh iterator "
-                "each time."
+                f"each time.{_OF_A_LENGTH if self._num_batches_per_epoch is not None else ''}"
             )
         expected = self._num_batches_per_epoch
         if expected is not None and num_batches < expected and not self._warned:

@@ -10,9 +10,8 @@ from typing import Any
 from mlpug import __version__
 from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
-from mlpug.datasets import random_states
+from mlpug.datasets import DrawnByHost, Epochs, random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
-from mlpug.datasets.epochs import Epochs
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.run_log import Position, RunLog
@@ -38,7 +37,7 @@ class RunState:
         adapter: Adapter,
         run_log: RunLog,
         callbacks: Sequence[Callback],
-        epochs: Epochs,
+        epochs: Epochs | DrawnByHost,
         num_epochs: int,
         num_batches_per_epoch: int | None,
         group_size: int,

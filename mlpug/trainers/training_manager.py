@@ -11,9 +11,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from mlpug.adapter import Run, StepOutput
+from mlpug.adapter import DataOptions, Run, StepOutput
 from mlpug.callbacks.callback import Callback
-from mlpug.datasets import Epochs
+from mlpug.datasets import DrawnByHost, Epochs
 from mlpug.errors import ConfigurationError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
@@ -79,20 +79,26 @@ class TrainingManager:
         if not isinstance(trainer, DefaultTrainer):
             raise ConfigurationError(f"trainer must be an mlp.trainers.DefaultTrainer, not {trainer!r}.")
         self.trainer = trainer
-        self.training_dataset = checked_dataset("training dataset", trainer.adapter.as_dataset(training_dataset))
         self.num_epochs = checked_count("num_epochs", num_epochs)
         group_size = trainer.chunking.gradient_accumulation_steps
+        options = DataOptions(
+            None if num_batches_per_epoch is None else checked_count("num_batches_per_epoch", num_batches_per_epoch),
+            None if seed is None else checked_count("seed", seed, at_least=0),
+            group_size,
+        )
+        self.training_dataset = checked_dataset(
+            "training dataset", trainer.adapter.as_dataset(training_dataset, options)
+        )
         self.num_batches_per_epoch = _batches_per_epoch(self.training_dataset, num_batches_per_epoch, group_size)
         self.experiment_data = experiment_data
         self._run_log = RunLog(self.num_epochs, trainer.adapter.learning_rates, trainer.adapter.to_host)
         self._errors = CallbackErrors(on_callback_error)
         checked = checked_callbacks(callbacks, trainer)
         self._callbacks = [callback for callback in checked if isinstance(callback, Callback)]
-        self._epochs = Epochs(
-            self.training_dataset,
-            self.num_batches_per_epoch,
-            None if seed is None else checked_count("seed", seed, at_least=0),
-            group_size,
+        self._epochs = (
+            self.training_dataset
+            if isinstance(self.training_dataset, DrawnByHost)
+            else Epochs(self.training_dataset, self.num_batches_per_epoch, options.seed, group_size)
         )
         self._state = RunState(
             trainer.adapter,
@@ -311,7 +317,6 @@ def _batches_per_epoch(dataset: Any, asked_for: int | None, group_size: int) -> 
     length = None if of_dataset is None else -(-of_dataset // group_size)
     if asked_for is None:
         return length
-    checked_count("num_batches_per_epoch", asked_for)
     if length is not None and length < asked_for:
         of_several = "" if group_size == 1 else f" made of {group_size} of its own each"
         warnings.warn(

@@ -1,5 +1,7 @@
 """What each row of the table is held to."""
 
+from typing import ClassVar
+
 import pytest
 from fit_table.runs import by_fit, by_mlpug, differences, num_left, places, resumed
 
@@ -9,7 +11,7 @@ from mlpug.errors import MlpugWarning
 class Holds:
     """A base of test classes: one for each place where a kind of data can be had."""
 
-    pytestmark = [  # noqa: RUF012 - pytest takes a list
+    pytestmark: ClassVar = [
         pytest.mark.filterwarnings("ignore:Your input ran out of data"),  # how fit learns of it
         pytest.mark.filterwarnings("ignore:The training dataset ended after"),  # in epochs that have what is left
     ]

@@ -19,6 +19,7 @@ from compiled_models import (
 )
 
 import mlpug.tensorflow as mlp
+from mlpug.errors import DatasetError
 
 OPTIONS = {
     "as it is": {},
@@ -147,7 +148,20 @@ def test_data_of_unknown_length_goes_on_after_any_batch(make, tmp_path):
         assert_same_state(resumed.model, whole.model)
 
 
-@pytest.mark.parametrize("options", [{"num_batches_per_epoch": 4}, {"batch_chunk_size": 3}])
-def test_with_a_length_and_in_chunks_only_batches_are_steps(options):
-    ported = PortedRun(mlp, sequential, of_unknown_length, **options).start()
+def test_in_chunks_only_batches_are_steps():
+    ported = PortedRun(mlp, sequential, of_unknown_length, batch_chunk_size=3).start()
     assert int(ported.model.optimizer.iterations.numpy()) == 2 * 4
+
+
+def test_epochs_of_a_length_go_on_in_the_data_as_in_fit():
+    native = NativeRun(sequential, lambda: of_unknown_length().repeat(), num_epochs=3, shuffle=False, steps_per_epoch=3)
+    ported = PortedRun(mlp, sequential, lambda: of_unknown_length().repeat(), num_epochs=3, num_batches_per_epoch=3)
+    assert ported.start().logs.seen == native.logs.seen
+    assert_same_state(ported.model, native.model)
+
+
+def test_an_epoch_for_which_the_epochs_before_left_nothing_is_an_error():
+    """``fit`` has an epoch without batches there."""
+    ported = PortedRun(mlp, sequential, of_unknown_length, num_batches_per_epoch=4)
+    with pytest.raises(DatasetError, match=r"no batches in epoch 1.*num_batches_per_epoch.*leave that out"):
+        ported.start()

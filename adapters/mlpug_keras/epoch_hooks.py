@@ -1,0 +1,67 @@
+"""The hooks of a `keras.utils.PyDataset` between epochs, which a resumed run calls again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from mlpug.datasets import random_states
+
+
+class EpochHooks:
+    """Notes the calls of a dataset's `on_epoch_begin` and `on_epoch_end`, and repeats them.
+
+    What a hook makes of the data may depend on all calls before it. The random states before a call are kept for the
+    first one, and then only for those before which somebody else has drawn.
+
+    Args:
+        dataset: any kind of data; only a PyDataset with hooks of its own has something to note.
+        begins_with_reset: whether a run's first call stands among the noted ones already.
+    """
+
+    def __init__(self, dataset: Any, begins_with_reset: bool) -> None:
+        self._dataset = dataset
+        self._begins_with_reset = begins_with_reset
+        self._is_needed = isinstance(dataset, keras.utils.PyDataset) and any(
+            getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name)
+            for name in ("on_epoch_begin", "on_epoch_end")
+        )
+        self._calls: list[tuple[str, Any]] = []  # (hook, random states before it, or None where nobody has drawn)
+        self._after: Any = None
+        self._to_repeat: dict[str, Any] | None = None
+
+    def call(self, name: str, original: Callable[[], None]) -> None:
+        """Do what Keras does at this moment, and note it."""
+        if not self._is_needed:
+            original()
+            return
+        if self._to_repeat is not None:
+            state, self._to_repeat = self._to_repeat, None
+            self._repeat(state)
+            if self._begins_with_reset and self._calls and self._calls[-1][0] == name:
+                return
+        before = random_states.with_generators(self._dataset)
+        self._calls.append((name, None if random_states.is_same_plain(before, self._after) else before))
+        original()
+        self._after = random_states.with_generators(self._dataset)
+
+    def state(self, is_within: bool) -> dict[str, Any]:
+        """The calls so far; within an epoch without the one that began it, which Keras will do again."""
+        calls = self._calls[:-1] if is_within and self._calls else self._calls
+        return {"calls": [list(call) for call in calls]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Repeat them when Keras calls a hook for the first time."""
+        self._to_repeat = state if state["calls"] and self._is_needed else None
+
+    def _repeat(self, state: dict[str, Any]) -> None:
+        outer = random_states.capture()
+        for name, before in state["calls"]:
+            if before is not None:
+                random_states.restore_with_generators(before, self._dataset)
+            getattr(self._dataset, name)()
+            self._calls.append((name, before))
+        self._after = random_states.with_generators(self._dataset)
+        random_states.restore(outer)

@@ -1,0 +1,136 @@
+"""The listeners of a run as the callbacks of a ``fit`` that trains a compiled model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from sys import getrefcount
+from typing import Any
+
+import keras
+from keras.src.utils.python_utils import pythonify_logs
+
+from mlpug.adapter import Run
+from mlpug.callbacks.native_names import NativeLogs
+from mlpug_keras.bridge import Bridge, listening, tell
+from mlpug_keras.fit_feed import FitFeed
+from mlpug_keras.model import Latest
+from mlpug_keras.native_callbacks import is_native
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What is called besides the listeners.
+
+    Each has a place between what ``fit`` does and what listeners hear of it.
+    """
+
+    before_training: Callable[[], None]
+    training_started: Callable[[], None]  # all have heard of it
+    epoch_drawn: Callable[[], None]  # an epoch ended, of which nothing is left
+    cut_short: Callable[[], bool]  # a stop ended the epoch; says whether Keras's own callbacks are to hear of it
+    epoch_logs: Callable[[Mapping[str, Any]], None]  # Keras's logs of an epoch, before anybody hears of its end
+    stops: Callable[[], bool]  # whether ``fit`` is to end with the epoch
+
+
+class FitCallbacks(keras.callbacks.CallbackList):
+    """The listeners in their order, and what ``fit`` shows to its callbacks.
+
+    Keras's own callbacks hear what they would hear without mlpug. mlpug's hear of a batch when it is there, which is
+    within the step.
+
+    Args:
+        model: that ``fit`` trains.
+        latest: the batch, and what it gave.
+        run: what is to be done.
+        feed: has the batches.
+        moments: what else is called.
+        of_host: names that ``fit`` publishes at times: they show nothing of mlpug's where it doesn't.
+    """
+
+    def __init__(
+        self, model: keras.Model, latest: Latest, run: Run, feed: FitFeed, moments: Moments, of_host: set[str]
+    ) -> None:
+        callbacks: list[keras.callbacks.Callback] = []
+        for are_native, group in groupby(run.listeners, key=is_native):
+            neighbours = list(group)
+            callbacks += neighbours if are_native else [Bridge(neighbours, feed, latest, run)]
+        super().__init__(
+            callbacks,
+            add_history=True,
+            model=model,
+            verbose=int(any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks)),
+            epochs=run.num_epochs,
+            steps=run.num_batches_per_epoch,
+        )
+        natives = [callback for callback in self.callbacks if not isinstance(callback, Bridge)]
+        self._bridges = [callback for callback in self.callbacks if isinstance(callback, Bridge)]
+        self._natives_at_batch_begin = listening(natives, "on_train_batch_begin", "on_batch_begin")
+        self._at_batch_end = listening(self.callbacks, "on_train_batch_end", "on_batch_end")
+        self._natives_hear_of_batches = bool(listening(natives, "on_train_batch_end", "on_batch_end"))
+        self._listeners = [listener for listener in run.listeners if not is_native(listener)]
+        self._model_trained = model
+        self._feed = feed
+        self._latest = latest
+        self._moments = moments
+        self._logs = run.logs
+        self._of_host = of_host
+        self._logs_of_epoch: dict[str, Any] = {}
+
+    def batch_is_there(self) -> None:
+        """The step has its batch."""
+        for bridge in self._bridges:
+            bridge.on_train_batch_begin(0)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._moments.before_training()
+        super().on_train_begin(logs)
+        self._moments.training_started()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        tell(self._listeners, "training_ended")  # before any callback of Keras's own hears of it
+        super().on_train_end(self._logs_of_epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._feed.begin_epoch()
+        if not self._feed.first_batch:  # else this epoch's start was heard before the run was resumed
+            for callback in self.callbacks:
+                callback.on_epoch_begin(epoch, logs or {})
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._feed.begin_step()
+        for hook in self._natives_at_batch_begin:
+            hook(batch, {})
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._latest.batch is None:  # a step that found no batch: nothing was trained
+            return
+        native_logs = self._native_logs(logs) if self._natives_hear_of_batches else {}
+        for hook in self._at_batch_end:
+            hook(batch, native_logs)
+        if isinstance(native_logs, NativeLogs) and getrefcount(native_logs) > 2:  # more than this function holds
+            native_logs.freeze()  # somebody keeps it: as a dict of Keras's, it must stay as it is
+        self._feed.end_step(self._model_trained.stop_training)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        feed, moments = self._feed, self._moments
+        feed.end_epoch()
+        if feed.is_epoch_completed:
+            moments.epoch_drawn()
+        if moments.stops():
+            self._model_trained.stop_training = True
+        logs = pythonify_logs(logs)
+        moments.epoch_logs(logs)
+        tells_natives = feed.is_epoch_completed or moments.cut_short()
+        native_logs = self._native_logs(logs)
+        for callback in self.callbacks:
+            if tells_natives or isinstance(callback, Bridge):
+                callback.on_epoch_end(epoch, native_logs)
+        if tells_natives:
+            native_logs.freeze()  # which costs nothing more: Keras's history has read it
+            self._logs_of_epoch = native_logs
+
+    def _native_logs(self, logs: Any) -> NativeLogs:
+        """What Keras's own callbacks are shown."""
+        return NativeLogs(pythonify_logs(logs), logs=self._logs, shows_own_only=True, hidden=self._of_host)
