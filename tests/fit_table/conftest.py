@@ -6,7 +6,10 @@ Give one backend on the command line: Keras fixes its own once per process.
 
 import importlib
 
+import pytest
 from contract.conftest import backend  # noqa: F401
+
+pytest.register_assert_rewrite("fit_table.checks")
 
 
 def pytest_configure(config):
