@@ -43,12 +43,13 @@ class Fits:
     Attributes:
         count: how many there were in this test.
         differences: what they left otherwise than was noted.
-        refusal: what mlpug said where it refused one that works natively.
+        refusal: what mlpug said where it refused one.
+        works_natively: whether that one ends without an error natively.
     """
 
     def __init__(self, way, noted):
         self.way, self.noted = way, noted
-        self.name, self.count, self.differences, self.refusal = "", 0, [], None
+        self.name, self.count, self.differences, self.refusal, self.works_natively = "", 0, [], None, False
         self._is_inside = False
         trainer = getattr(importlib.import_module(f"keras.src.backend.{BACKEND}.trainer"), TRAINER)
         self._native = trainer.fit
@@ -56,7 +57,7 @@ class Fits:
 
     def begin(self, name):
         """Start with a test."""
-        self.name, self.count, self.differences, self.refusal = name, 0, [], None
+        self.name, self.count, self.differences, self.refusal, self.works_natively = name, 0, [], None, False
         if self.way == "natively":
             self.noted[name] = []
 
@@ -82,9 +83,9 @@ class Fits:
             history = getattr(self, f"_{self.way}")(model, dict([*bound.arguments.items()][1:]))
         except Exception as error:
             self._end(number, Left(type(error).__name__, {}, {}))
-            works = number < len(noted) and noted[number].error is None
-            if isinstance(error, ConfigurationError) and works:
+            if isinstance(error, ConfigurationError):
                 self.refusal = str(error)
+                self.works_natively = number < len(noted) and noted[number].error is None
             raise
         self._end(number, Left(None, state_of(model), dict(history.history)))
         return history

@@ -17,13 +17,13 @@ def all_rows(kinds, validations):
 
 def sample(kinds, validations):
     """Each kind of data once, each time with the next kind of validation, then those that are left."""
-    names = itertools.cycle(validations)
+    names = list(validations)
     for number, (name, kind) in enumerate(kinds.items()):
-        yield _row(name, kind, number % 2 == 0, next(names), validations)
+        validation = names[(number + number // len(names)) % len(names)]
+        yield _row(name, kind, number % 4 < 2, validation, validations)
     name = next(iter(kinds))
-    left = list(validations)[len(kinds) :]
-    for number, validation in enumerate([*left, *_split(name)]):
-        yield _row(name, kinds[name], number % 2 == 0, validation, validations)
+    for number, validation in enumerate([*names[len(kinds) :], *_split(name)]):
+        yield _row(name, kinds[name], number % 4 < 2, validation, validations)
 
 
 def _row(name, kind, is_built, validation, validations):

@@ -167,7 +167,7 @@ def state_of(model: keras.Model) -> dict[str, tuple[Any, ...]]:
         "metrics": model.metrics_variables,
     }
     return {
-        f"{group} {place} {variable.path}": _in_bits(keras.ops.convert_to_numpy(variable.value))
+        f"{group} {place} {variable.path}": _in_bits(variable.value)
         for group, variables in groups.items()
         for place, variable in enumerate(variables)
     }
@@ -203,7 +203,8 @@ def _count(seen):
     return sum(kind == "batch_end" for kind, *_ in seen)
 
 
-def _in_bits(array):
+def _in_bits(value):
+    array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)  # of several devices, too
     return array.dtype.name, array.shape, array.tobytes()
 
 
