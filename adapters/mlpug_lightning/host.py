@@ -10,7 +10,7 @@ import atexit
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -166,32 +166,51 @@ def new_result(trainer: Any, saved: Mapping[str, Any]) -> Any:
     return results._ResultMetric(meta, is_tensor=saved["sums"] is not None)
 
 
-def combined_loader(loaders: Any) -> Any:
-    """Lightning's own for several loaders that give a batch each."""
-    return import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader(loaders, "max_size_cycle")
+CombinedLoader = import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader
 
 
-def is_combined(candidate: Any) -> bool:
-    """Whether it is one of those already."""
-    return isinstance(candidate, import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader)
+@contextmanager
+def asked_through(trainer: Any, request: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+    """Let ``request(ask)`` answer where Lightning's fit loop asks for the training loaders."""
+    source = trainer.fit_loop._data_source
+    ask = source.dataloader
+    source.dataloader = lambda: request(ask)
+    try:
+        yield
+    finally:
+        del source.dataloader
 
 
-def fitting() -> Any:
-    """What Lightning calls the stage of ``fit``; it equals the text "fit"."""
-    return import_module(f"{pl.__name__}.trainer.states").TrainerFn.FITTING
+def train_fetcher(trainer: Any) -> Any:
+    """What Lightning's fit loop fetches batches with."""
+    return trainer.fit_loop._data_fetcher
+
+
+def iterators_of(loader: Any) -> list[Any]:
+    """Those that a CombinedLoader has made, one for each of its loaders."""
+    iterators: list[Any] = loader._iterator.iterators
+    return iterators
+
+
+def set_sampler_epoch(trainer: Any, loaders: Iterable[Any]) -> None:
+    """Tell the samplers of these loaders the epoch, as Lightning does before it begins."""
+    set_epoch = import_module(f"{pl.__name__}.loops.fit_loop")._set_sampler_epoch
+    for loader in loaders:
+        set_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)
+
+
+@contextmanager
+def as_in_epoch(trainer: Any, epoch: int | None) -> Iterator[None]:
+    """While ``trainer.current_epoch`` is another one."""
+    progress = trainer.fit_loop.epoch_progress.current
+    own = progress.completed
+    progress.completed = own if epoch is None else epoch
+    try:
+        yield
+    finally:
+        progress.completed = own
 
 
 def mid_evaluation() -> Any:
     """What Lightning notes in a loop whose validation has to be run once more before it trains on."""
     return import_module(f"{pl.__name__}.loops.evaluation_loop").RestartStage.RESTARTED_MID_EVALUATION
-
-
-def barrier_before_data(trainer: Any) -> None:
-    """Where several processes were started together, wait for all; those that Lightning starts come later."""
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    # In the processes that Lightning starts it looks as if somebody else had, and the first one waits for nobody here.
-    starts_them = type(environment).__name__ == "LightningEnvironment"
-    is_external = environment is not None and not starts_them and environment.creates_processes_externally
-    if trainer.world_size > 1 and is_external:
-        trainer.strategy.setup_environment()
-        trainer.strategy.barrier("data")

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from mlpug.adapter import Run, StepOutput
+from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
 from mlpug.stop_iteration import unwrapped
-from mlpug.validation import known_length
 from mlpug_lightning.adapter import Native
-from mlpug_lightning.batches import Batches
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
@@ -23,7 +22,7 @@ from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_
 from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
-from mlpug_lightning.ported_data import Source, source_of
+from mlpug_lightning.ported_data import LightningData, data_of
 from mlpug_lightning.ported_evaluation import evaluated
 from mlpug_lightning.ported_events import (
     VALIDATION,
@@ -56,12 +55,11 @@ class PortedAdapter(OnLightning):
         super().__init__(trainer)
         self._module = module
         self._val_dataloaders = val_dataloaders
-        self._source = Source()
+        self._data: LightningData | None = None
         self._latest = Latest()
         self._settling: Settling | None = None
         self._leading: Leading | None = None
         self._before_validation = BeforeValidation(module, None)
-        self._batches: Batches | None = None
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: Resumed | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
@@ -84,10 +82,12 @@ class PortedAdapter(OnLightning):
 
     def as_dataset(self, given: Any) -> Any:
         """A loader, several of them, a LightningDataModule, or the module's own `train_dataloader`."""
-        self._source = source_of(given, self._module, self._trainer)
-        if isinstance(self._source.holder, pl.LightningDataModule) and self._val_dataloaders is not None:
+        if isinstance(given, DataOfHost):
+            return given
+        self._data = data_of(given, self._module, self._trainer)
+        if self._data.datamodule is not None and self._val_dataloaders is not None:
             raise ConfigurationError("val_dataloaders can't be given beside a DataModule, which has its own.")
-        return self._source.loader
+        return self._data
 
     def fit(self, run: Run) -> None:
         """Let Lightning train."""
@@ -96,14 +96,15 @@ class PortedAdapter(OnLightning):
         self._first_epoch = trainer.current_epoch
         own = trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps
         trainer.callbacks = self._callbacks(run, own_callbacks=own[0])
-        self._before_validation = BeforeValidation(self._module, run.dataset)
-        self._batches = batches = Batches(run.dataset, trainer, before_fetch=self._goes_on)
+        data = self._data
+        assert data is not None
+        self._before_validation = BeforeValidation(self._module, data)
         if self._resumed is not None:
             self._first_epoch = self._resumed.first_epoch
-            self._resumed.start_counting(run.first_epoch, run.first_batch)
+            self._resumed.start_counting(run.first_epoch, run.first_batch, data)
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
-        if run.num_batches_per_epoch != known_length(run.dataset):
-            trainer.limit_train_batches = run.num_batches_per_epoch or own[1]
+        if data.num_batches_per_epoch is not None:
+            trainer.limit_train_batches = data.num_batches_per_epoch * data.group_size
         chunks = Chunks(run.chunks_of, self._latest, trainer, self._module)
         try:
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
@@ -114,19 +115,19 @@ class PortedAdapter(OnLightning):
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
                 return
             before = self._before_validation.noted()
-            with unwrapped(), running(trainer), self._source.giving(batches), chunks.used(), before:
-                trainer.fit(self._module, **self._data(batches))
+            draws = data.drawn(self._first_epoch, before_fetch=self._goes_on)
+            with unwrapped(), running(trainer), draws, chunks.used(), before:
+                trainer.fit(
+                    self._module,
+                    train_dataloaders=data.given,
+                    val_dataloaders=self._val_dataloaders,
+                    datamodule=data.datamodule,
+                )
         finally:
             trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps = own
             self._resumed = None
             if vars(self._module).get("on_train_epoch_end") is _nothing:
                 del self._module.on_train_epoch_end
-
-    def _data(self, batches: Batches) -> dict[str, Any]:
-        holder = self._source.holder
-        if isinstance(holder, pl.LightningDataModule):
-            return {"datamodule": holder}
-        return {"train_dataloaders": batches, "val_dataloaders": self._val_dataloaders}
 
     def attach(self, run: Run) -> list[Any]:
         """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
@@ -167,8 +168,8 @@ class PortedAdapter(OnLightning):
             self._latest,
             self._settling,
             self._module,
-            is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
-            moments=Moments(on_started, partial(validation_logs, run), self._epoch_ends),
+            is_exhausted=lambda: self._data is not None and self._data.draws.is_exhausted,
+            moments=Moments(on_started, partial(validation_logs, run), self._epoch_starts, self._epoch_ends),
             keeps=run.listeners[-1].is_asked_for,  # else nobody takes a state, also not after an error
         )
         return self._leading, self._settling
@@ -197,9 +198,13 @@ class PortedAdapter(OnLightning):
         self._module.on_train_epoch_end = _nothing  # type: ignore[method-assign]  # until `fit` ends
         trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
 
+    def _epoch_starts(self) -> None:
+        if self._data is not None:
+            self._data.draws.give_back_random()
+
     def _epoch_ends(self) -> None:
-        if self._batches is not None and not self._latest.is_cut_short:
-            self._batches.end_epoch()
+        if self._data is not None and not self._latest.is_cut_short:
+            self._data.draws.end_epoch()
         if self._is_stopped and not self._is_attached:
             trainer: Any = self._trainer
             trainer.should_stop = True
@@ -219,12 +224,12 @@ class PortedAdapter(OnLightning):
         if not self._trainer.enable_validation:
             run.on_names_known(VALIDATION, [])
         if self._resumed is not None:
-            assert self._batches is not None
-            self._resumed.training_started(run.first_batch, self._batches, self._before_validation)
+            assert self._data is not None
+            self._resumed.training_started(run.first_batch, self._data, self._before_validation)
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
-        return evaluated(self._trainer, self._module, self._source.holder, batch)
+        return evaluated(self._trainer, self._module, None if self._data is None else self._data.datamodule, batch)
 
     def model_state(self) -> dict[str, dict[str, Any]]:
         """The module's state dict."""

@@ -60,7 +60,8 @@ class Moments:
 
     on_started: Callable[[], None]  # training starts
     on_sanity_checked: Callable[[Sequence[str]], None]  # the names of the metrics that a validation logs are known
-    on_epoch_ends: Callable[[], None]  # before anybody hears of the end of an epoch
+    on_epoch_starts: Callable[[], None]  # before anybody hears of the start of one
+    on_epoch_ends: Callable[[], None]  # before anybody hears of its end
 
 
 class Leading(pl.Callback):
@@ -114,6 +115,7 @@ class Leading(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
+        self._moments.on_epoch_starts()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -143,6 +145,7 @@ class Leading(pl.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
         loop = trainer.fit_loop.epoch_loop
+        self._latest.is_under_way = False  # where a hook left the rest of the epoch out
         is_complete = loop.batch_progress.is_last_batch or loop._num_ready_batches_reached() or self._is_exhausted()
         self._latest.is_cut_short = not is_complete
         self._told.clear()

@@ -17,12 +17,12 @@ class BeforeValidation:
 
     Args:
         module: the user's.
-        epochs: of the run.
+        data: of the run.
     """
 
-    def __init__(self, module: pl.LightningModule, epochs: Any) -> None:
+    def __init__(self, module: pl.LightningModule, data: Any) -> None:
         self._module: Any = module
-        self._epochs = epochs
+        self._data = data
         self._noted: Any = None
         self._to_restore: Any = None
 
@@ -36,7 +36,7 @@ class BeforeValidation:
 
     def load(self, state: Any) -> None:
         """The next validation is that of the batch before, which isn't done with."""
-        self._to_restore = self._epochs.random_at_rest if state is None else random_states.from_plain(state)
+        self._to_restore = self._data.random_at_rest if state is None else random_states.from_plain(state)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -46,7 +46,8 @@ class BeforeValidation:
         def on_validation_model_zero_grad() -> None:
             if self._to_restore is not None:
                 random_states.restore(self._to_restore)
-                self._to_restore, self._epochs.goes_on_from_here = None, True
+                self._to_restore = None
+                self._data.draws.go_on_from(None)  # what comes next goes on from what the validation leaves
             self._noted = random_states.capture()
             original()
 

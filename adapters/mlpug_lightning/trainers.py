@@ -42,10 +42,7 @@ _OURS = {
     "gradient_clip_val": "pass gradient_clip_norm=... or gradient_clip_value=...",
     "gradient_clip_algorithm": "pass gradient_clip_norm=... or gradient_clip_value=...",
 }
-_OURS_WHEN_PORTED = {
-    **{name: cure for name, cure in _OURS.items() if not name.startswith("gradient_clip")},
-    "reload_dataloaders_every_n_epochs": "its training data is one dataset, which gives each epoch its batches",
-}
+_OURS_WHEN_PORTED = {name: cure for name, cure in _OURS.items() if not name.startswith("gradient_clip")}
 _PORTED_DEFAULTS = {name: value for name, value in _DEFAULTS.items() if name != "num_sanity_val_steps"}
 
 
@@ -148,9 +145,9 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         `training_step` returned, ``training.batch.loss``; for an epoch as ``training.epoch.<name>``; in a validation as
         ``validation.dataset.<name>``. There is no training model to set.
 
-        The training data is given to the `TrainingManager`: a loader, several of them as Lightning takes them, a
-        LightningDataModule, or the module itself where it has a `train_dataloader`. A DataModule, or the module, is
-        prepared and set up when the `TrainingManager` is made.
+        The training data is given to the `TrainingManager`: whatever ``Trainer.fit`` takes, a loader, a collection of
+        them, a LightningDataModule, or the module itself where it has a `train_dataloader`. Lightning asks it, and
+        draws from it, in the order of ``Trainer.fit``.
 
         Args:
             module: what is trained. It is the model component ``"model"`` of checkpoints.

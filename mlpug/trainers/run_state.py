@@ -12,6 +12,7 @@ from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
+from mlpug.datasets.drawn_by_host import DrawnByHost
 from mlpug.datasets.epochs import Epochs
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
@@ -38,7 +39,7 @@ class RunState:
         adapter: Adapter,
         run_log: RunLog,
         callbacks: Sequence[Callback],
-        epochs: Epochs,
+        epochs: Epochs | DrawnByHost,
         num_epochs: int,
         num_batches_per_epoch: int | None,
         group_size: int,

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from mlpug.adapter import Run, StepOutput
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import Epochs
+from mlpug.datasets.drawn_by_host import DrawnByHost
 from mlpug.errors import ConfigurationError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
@@ -88,12 +89,8 @@ class TrainingManager:
         self._errors = CallbackErrors(on_callback_error)
         checked = checked_callbacks(callbacks, trainer)
         self._callbacks = [callback for callback in checked if isinstance(callback, Callback)]
-        self._epochs = Epochs(
-            self.training_dataset,
-            self.num_batches_per_epoch,
-            None if seed is None else checked_count("seed", seed, at_least=0),
-            group_size,
-        )
+        checked_seed = None if seed is None else checked_count("seed", seed, at_least=0)
+        self._epochs = _epochs_of(self.training_dataset, self.num_batches_per_epoch, checked_seed, group_size)
         self._state = RunState(
             trainer.adapter,
             self._run_log,
@@ -304,6 +301,15 @@ class TrainingManager:
                 logger.warning("%s, but %s callback calls failed: see the errors logged above.", ended, failed)
             else:
                 logger.info("%s. All good! ❤️", ended)
+
+
+def _epochs_of(
+    dataset: Any, num_batches_per_epoch: int | None, seed: int | None, group_size: int
+) -> Epochs | DrawnByHost:
+    if isinstance(dataset, DrawnByHost):
+        dataset.configure(num_batches_per_epoch, seed, group_size)
+        return dataset
+    return Epochs(dataset, num_batches_per_epoch, seed, group_size)
 
 
 def _batches_per_epoch(dataset: Any, asked_for: int | None, group_size: int) -> int | None:

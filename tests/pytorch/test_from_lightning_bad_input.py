@@ -43,7 +43,6 @@ class Unnamed(Classifier):
         (lambda: from_lightning(Classifier(), callbacks=[]), r"doesn't take callbacks: .*TrainingManager"),
         (lambda: from_lightning(Classifier(), accumulate_grad_batches=4), "gradient_accumulation_steps"),
         (lambda: from_lightning(Classifier(), limit_train_batches=4), "num_batches_per_epoch"),
-        (lambda: from_lightning(Classifier(), reload_dataloaders_every_n_epochs=1), "is one dataset"),
         (lambda: from_lightning(Classifier(), acelerator="cpu"), "Did you mean accelerator"),
         (
             lambda: from_lightning(Classifier(), lightning_trainer=pl.Trainer(accumulate_grad_batches=2, logger=False)),
