@@ -92,12 +92,27 @@ def processed_loader(trainer: Any, loader: Any) -> Any:
     return connector._process_dataloader(trainer, states.TrainerFn.FITTING, training, loader)
 
 
+# Beginnings of what Lightning says of itself and of its loop; what a callback says was asked for, by verbose=True say.
+_NOISE = (
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "💡 Tip",
+    "`Trainer.fit` stopped",
+    "Using bfloat16 Automatic",
+    "Using 16bit Automatic",
+)
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's banner, tips and hints: what mlpug prints is what the user sees."""
     logger = logging.getLogger(f"{pl.__name__}.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.addFilter(_is_no_noise)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -109,7 +124,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
             yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(_is_no_noise)
 
 
 @contextmanager
@@ -179,6 +194,12 @@ def asked_through(trainer: Any, request: Callable[[Callable[[], Any]], Any]) -> 
         yield
     finally:
         del source.dataloader
+
+
+def dumped_checkpoint(trainer: Any) -> dict[str, Any]:
+    """What Lightning would write into a checkpoint now; every hook that it has for that is called."""
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return checkpoint
 
 
 def train_fetcher(trainer: Any) -> Any:

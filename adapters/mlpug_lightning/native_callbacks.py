@@ -119,6 +119,34 @@ def show_metrics(trainer: pl.Trainer, logs: Logs, shows_own_only: bool = False) 
     )
 
 
+def hide_metrics(trainer: pl.Trainer) -> None:
+    """Leave in ``callback_metrics`` what Lightning itself has put there, in a dict like any other."""
+    connector: Any = trainer._logger_connector
+    if isinstance(connector._callback_metrics, NativeLogs):
+        connector._callback_metrics = dict(dict.items(connector._callback_metrics))
+
+
+class AfterRun(list[Any]):
+    """The callbacks of a Lightning `Trainer` after a run: also those of the run's own list, as after its own ``fit``.
+
+    Args:
+        callbacks: all of them.
+        before: those that were there before it.
+
+    >>> before, brought = pl.Callback(), pl.Callback()
+    >>> AfterRun([before, brought], [before]).of_trainer() == [before]
+    True
+    """
+
+    def __init__(self, callbacks: Sequence[Any], before: Sequence[Any]) -> None:
+        super().__init__(callbacks)
+        self._brought = [callback for callback in callbacks if not any(callback is other for other in before)]
+
+    def of_trainer(self) -> list[Any]:
+        """Those that the next run finds: without what the run brought."""
+        return [callback for callback in self if not any(callback is other for other in self._brought)]
+
+
 def _is_of_the_user(callback: pl.Callback) -> bool:
     """Whether the user's own code runs in it, which may log anything."""
     is_lightnings = type(callback).__module__.startswith(f"{pl.__name__}.")

@@ -18,7 +18,13 @@ from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_o
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
-from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_if_not_resumable
+from mlpug_lightning.native_callbacks import (
+    AfterRun,
+    check_counting,
+    hide_metrics,
+    show_metrics,
+    warn_if_not_resumable,
+)
 from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
@@ -66,6 +72,7 @@ class PortedAdapter(OnLightning):
         self._has_warned = False  # of callbacks that can't be resumed
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
+        self._before_cut: list[Any] | None = None  # and its callbacks, which don't hear of that end
 
     @property
     def native(self) -> Native:
@@ -94,8 +101,11 @@ class PortedAdapter(OnLightning):
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
         self._latest, self._is_stopped, self._at_cut = Latest(), False, None
         self._first_epoch = trainer.current_epoch
-        own = trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps
-        trainer.callbacks = self._callbacks(run, own_callbacks=own[0])
+        if isinstance(trainer.callbacks, AfterRun):
+            trainer.callbacks = trainer.callbacks.of_trainer()
+        own_callbacks, self._before_cut = trainer.callbacks, None
+        own = trainer.limit_train_batches, trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs
+        trainer.callbacks = self._callbacks(run, own_callbacks)
         data = self._data
         assert data is not None
         self._before_validation = BeforeValidation(self._module, data)
@@ -124,7 +134,10 @@ class PortedAdapter(OnLightning):
                     datamodule=data.datamodule,
                 )
         finally:
-            trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps = own
+            trainer.limit_train_batches, trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs = own
+            callbacks = self._before_cut or trainer.callbacks
+            trainer.callbacks = AfterRun([each for each in callbacks if not is_ours(each)], own_callbacks)
+            hide_metrics(trainer)
             self._resumed = None
             if vars(self._module).get("on_train_epoch_end") is _nothing:
                 del self._module.on_train_epoch_end
@@ -144,7 +157,7 @@ class PortedAdapter(OnLightning):
         # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
         has_hook = type(self._module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
         leading, settling = self._first_and_last(
-            run, partial(self._training_started, run), on_epoch_told=lambda: self._tell_all(callbacks)
+            run, partial(self._training_started, run), on_epoch_told=self._tell_all
         )
         resumed = self._resumed
         first = [leading] if resumed is None else [leading, AtFitStart(resumed.before_hooks)]
@@ -156,8 +169,7 @@ class PortedAdapter(OnLightning):
             (LateEpochMetrics if has_hook else EpochMetrics)(run, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
         ]
-        callbacks = [*in_parts([*first, *between], is_ours), LastParts(last)]
-        return callbacks
+        return [*in_parts([*first, *between], is_ours), LastParts(last)]
 
     def _first_and_last(
         self, run: Run, on_started: Callable[[], None], on_epoch_told: Callable[[], None]
@@ -174,10 +186,10 @@ class PortedAdapter(OnLightning):
         )
         return self._leading, self._settling
 
-    def _tell_all(self, callbacks: list[Any]) -> None:
+    def _tell_all(self) -> None:
         trainer: Any = self._trainer
-        if self._is_stopped:
-            trainer.callbacks = callbacks
+        if self._before_cut is not None:
+            trainer.callbacks, self._before_cut = self._before_cut, None
 
     def _goes_on(self) -> bool:
         """Before each batch is asked for, when Lightning is done with the one before."""
@@ -196,6 +208,7 @@ class PortedAdapter(OnLightning):
         trainer: Any = self._trainer
         self._at_cut = self._host_state()
         self._module.on_train_epoch_end = _nothing  # type: ignore[method-assign]  # until `fit` ends
+        self._before_cut = trainer.callbacks
         trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
 
     def _epoch_starts(self) -> None:
@@ -267,7 +280,8 @@ class PortedAdapter(OnLightning):
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group; none before training starts."""
-        return {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self._optimizers().items()}
+        groups = {name: optimizer.param_groups[0] for name, optimizer in self._optimizers().items()}
+        return {name: float(group["lr"]) for name, group in groups.items() if "lr" in group}
 
     def set_learning_rate(self, optimizer_name: str, value: float) -> None:
         """That of each parameter group, where the module has no schedule for it."""
@@ -291,7 +305,8 @@ class PortedAdapter(OnLightning):
         """The module may log anything."""
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers = list(self._trainer.optimizers)
+        # Where configure_optimizers returns None, Lightning works with one of nothing.
+        optimizers = [optimizer for optimizer in self._trainer.optimizers if optimizer.param_groups]
         return {"optimizer": optimizers[0]} if len(optimizers) == 1 else _numbered(optimizers)
 
 

@@ -1,4 +1,4 @@
-"""Lightning asks for its training loaders and draws from them: what is noted of it, and what a resumed run leaves out."""
+"""Lightning asks for its loaders and draws from them: what is noted of it, and what a resumed run leaves out."""
 
 from __future__ import annotations
 

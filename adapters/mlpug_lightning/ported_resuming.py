@@ -54,7 +54,7 @@ class Resumed:
         trainer: Any = self._trainer
         check_resumable(trainer.callbacks)
         self.load_weights()
-        load_before_hooks(self._trainer, self._module, self._host)
+        load_before_hooks(self._trainer, self._module, self._state)
 
     def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """When everybody has heard of it: the optimizers are those that will train."""

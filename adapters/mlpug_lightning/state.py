@@ -55,9 +55,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Give it back."""
+    optimizer.load_state_dict(native_optimizer_state(state))
+
+
+def native_optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict that torch's optimizer gave."""
     numbered = {int(number): _decoded(values) for number, values in state["state"].items()}
-    groups = from_plain(state["param_groups"], leaf_from_plain)
-    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+    return {"state": numbered, "param_groups": from_plain(state["param_groups"], leaf_from_plain)}
 
 
 def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any]) -> None:
@@ -79,7 +83,7 @@ def native_state(trainer: pl.Trainer) -> dict[str, Any]:
     """The states of Lightning's own callbacks and of its precision."""
     return {
         "callbacks": {
-            callback.state_key: to_plain(callback.state_dict(), leaf_to_plain) for callback in _native(trainer)
+            _key_of(callback): to_plain(callback.state_dict(), leaf_to_plain) for callback in _native(trainer)
         },
         "precision": to_plain(trainer.precision_plugin.state_dict(), leaf_to_plain),
     }
@@ -88,8 +92,8 @@ def native_state(trainer: pl.Trainer) -> dict[str, Any]:
 def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     """Give them back; called when Lightning has set everything up, which is when its own would."""
     for callback in _native(trainer):
-        if callback.state_key in state["callbacks"]:
-            callback_state = from_plain(state["callbacks"][callback.state_key], leaf_from_plain)
+        if _key_of(callback) in state["callbacks"]:
+            callback_state = from_plain(state["callbacks"][_key_of(callback)], leaf_from_plain)
             if callback_state:
                 callback.load_state_dict(callback_state)
     precision_state = from_plain(state["precision"], leaf_from_plain)
@@ -135,6 +139,11 @@ def start_loops_at(trainer: pl.Trainer, state: Mapping[str, int], num_epochs: in
     fit_loop.restarting = bool(num_batches)
     # Else it would ask for the first iterator a second time, and lose what was fetched ahead by the first.
     fit_loop._resuming_from_checkpoint = True
+
+
+def _key_of(callback: pl.Callback) -> str:
+    key: Any = callback.state_key  # Lightning takes anything that a dict takes, such as a class
+    return key if isinstance(key, str) else getattr(key, "__qualname__", repr(key))
 
 
 def _native(trainer: pl.Trainer) -> Iterable[pl.Callback]:
