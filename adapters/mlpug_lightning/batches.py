@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mlpug.trees import leaves, map_leaves
-from mlpug_lightning.host import pl, processed_loader, train_fetcher
+from mlpug_lightning.host import CombinedLoader, pl, processed_loader, train_fetcher
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -111,6 +111,24 @@ class Batches:
             if isinstance(dataset, torch.utils.data.DataLoader):
                 self._epochs.dataset = processed_loader(self._trainer, dataset)
         return self._epochs
+
+
+class WholeLoader(CombinedLoader):  # type: ignore[misc]  # Lightning's, whichever is loaded
+    """What Lightning iterates. Who asks ``trainer.train_dataloader`` gets what the user gave, and no batch of training.
+
+    Args:
+        batches: of the run.
+        epochs: whose dataset it is.
+    """
+
+    def __init__(self, batches: Batches, epochs: Any) -> None:
+        super().__init__(batches, "max_size_cycle")
+        self._epochs = epochs
+
+    @property
+    def iterables(self) -> Any:
+        """The dataset, as Lightning would use it."""
+        return self._epochs.dataset
 
 
 def detached(tree: Any) -> Any:

@@ -44,7 +44,7 @@ def checkpoint_to_load(trainer: pl.Trainer, module: Any, state: Mapping[str, Any
     return {
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": str(vars(pl)["__version__"]),
         "state_dict": module.state_dict(),
         "loops": kept["loops"],
         "callbacks": from_plain(host["callbacks"], leaf_from_plain),

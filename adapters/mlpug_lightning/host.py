@@ -98,7 +98,7 @@ _NOISE = (
     "TPU available",
     "HPU available",
     "💡 Tip",
-    "`Trainer.fit` stopped",
+    "`Trainer.fit` stopped: `max_",
     "Using bfloat16 Automatic",
     "Using 16bit Automatic",
 )
@@ -185,9 +185,9 @@ CombinedLoader = import_module(f"{pl.__name__}.utilities.combined_loader").Combi
 
 
 @contextmanager
-def asked_through(trainer: Any, request: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
-    """Let ``request(ask)`` answer where Lightning's fit loop asks for the training loaders."""
-    source = trainer.fit_loop._data_source
+def asked_through(loop: Any, request: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+    """Let ``request(ask)`` answer where one of Lightning's loops asks for its loaders."""
+    source = loop._data_source
     ask = source.dataloader
     source.dataloader = lambda: request(ask)
     try:
@@ -196,10 +196,32 @@ def asked_through(trainer: Any, request: Callable[[Callable[[], Any]], Any]) -> 
         del source.dataloader
 
 
+@contextmanager
+def before_validating(trainer: Any, do: Callable[[], None]) -> Iterator[None]:
+    """Do something before each validation within ``fit``, before its loaders draw."""
+    loop = validation_loop(trainer)
+    run = loop.run
+
+    def noting_run() -> Any:
+        do()
+        return run()
+
+    loop.run = noting_run
+    try:
+        yield
+    finally:
+        del loop.run
+
+
 def dumped_checkpoint(trainer: Any) -> dict[str, Any]:
     """What Lightning would write into a checkpoint now; every hook that it has for that is called."""
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     return checkpoint
+
+
+def validation_loop(trainer: Any) -> Any:
+    """That within ``fit``."""
+    return trainer.fit_loop.epoch_loop.val_loop
 
 
 def train_fetcher(trainer: Any) -> Any:

@@ -16,11 +16,11 @@ from mlpug_lightning.host import pl
 _PORT = "let Lightning optimize: bring the LightningModule to DefaultTrainer.from_lightning(module)"
 
 
-def check_counting(callback: pl.Callback) -> None:
-    """Refuse a callback of Lightning that says itself what a batch is, or that trains for trial."""
+def check_counting(callback: pl.Callback, may_accumulate: bool = False) -> None:
+    """Refuse a callback of Lightning that trains for trial, or that says when an update comes where we do."""
     callbacks = pl.callbacks
     name = type(callback).__name__
-    if isinstance(callback, callbacks.GradientAccumulationScheduler):
+    if isinstance(callback, callbacks.GradientAccumulationScheduler) and not may_accumulate:
         raise ConfigurationError(
             f"{name} would say how many batches make one update, and here a batch is an update. Give the trainer "
             "gradient_accumulation_steps=..., which is the same in every epoch."

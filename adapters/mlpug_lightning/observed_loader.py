@@ -44,10 +44,18 @@ def observed(loader: Any, watch: Watch) -> Any:
         def __len__(self) -> int:
             return watch.length(kind.__len__(self))  # type: ignore[no-any-return]
 
+        @property
+        def batch_sampler(self) -> Any:
+            found = kind.batch_sampler.fget(self)
+            if found is None:  # strategies look whether there is one
+                raise AttributeError("batch_sampler")
+            return found
+
         def reset(self) -> None:
             watch.before_reset()
             kind.reset(self)
 
+    Observed.__name__ = kind.__name__  # as warnings have it
     seen = Observed.__new__(Observed)
     seen.__dict__ = vars(loader)
     return seen

@@ -33,6 +33,7 @@ from mlpug_lightning.ported_evaluation import evaluated
 from mlpug_lightning.ported_events import (
     VALIDATION,
     AtFitStart,
+    AtTrainStart,
     EpochMetrics,
     LateEpochMetrics,
     Leading,
@@ -40,6 +41,7 @@ from mlpug_lightning.ported_events import (
     Settling,
     validation_logs,
 )
+from mlpug_lightning.ported_gradients import check_accumulation, gradients_state
 from mlpug_lightning.ported_resuming import Resumed
 from mlpug_lightning.ported_state import host_state
 from mlpug_lightning.ported_validation import BeforeValidation
@@ -55,17 +57,25 @@ class PortedAdapter(OnLightning):
         trainer: runs the loop.
         module: what is trained.
         val_dataloaders: for Lightning's validation, where neither the module nor a DataModule has any.
+        makes_batches_of_parts: whether a batch may be cut, or made of several.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, val_dataloaders: Any = None) -> None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        val_dataloaders: Any = None,
+        makes_batches_of_parts: bool = False,
+    ) -> None:
         super().__init__(trainer)
+        self._makes_batches_of_parts = makes_batches_of_parts
         self._module = module
         self._val_dataloaders = val_dataloaders
         self._data: LightningData | None = None
         self._latest = Latest()
         self._settling: Settling | None = None
         self._leading: Leading | None = None
-        self._before_validation = BeforeValidation(module, None)
+        self._before_validation = BeforeValidation(trainer, None)
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: Resumed | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
@@ -108,7 +118,8 @@ class PortedAdapter(OnLightning):
         trainer.callbacks = self._callbacks(run, own_callbacks)
         data = self._data
         assert data is not None
-        self._before_validation = BeforeValidation(self._module, data)
+        check_accumulation(trainer, data.keeps_states)
+        self._before_validation = BeforeValidation(trainer, data)
         if self._resumed is not None:
             self._first_epoch = self._resumed.first_epoch
             self._resumed.start_counting(run.first_epoch, run.first_batch, data)
@@ -133,6 +144,7 @@ class PortedAdapter(OnLightning):
                     val_dataloaders=self._val_dataloaders,
                     datamodule=data.datamodule,
                 )
+            data.check_not_empty()
         finally:
             trainer.limit_train_batches, trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs = own
             callbacks = self._before_cut or trainer.callbacks
@@ -163,7 +175,11 @@ class PortedAdapter(OnLightning):
         first = [leading] if resumed is None else [leading, AtFitStart(resumed.before_hooks)]
         last: list[Any] = [settling]
         if resumed is not None:
-            last.insert(0, AtFitStart(lambda: resumed.after_hooks(self._optimizers())))
+            last = [
+                AtFitStart(lambda: resumed.after_hooks(self._optimizers())),
+                AtTrainStart(resumed.accumulate_on),
+                settling,
+            ]
         between = [
             *own_callbacks,
             (LateEpochMetrics if has_hook else EpochMetrics)(run, self._latest),
@@ -257,6 +273,7 @@ class PortedAdapter(OnLightning):
         return {
             "model": self.model_state(),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
+            "gradients": gradients_state(trainer, self._module),
             "lightning": self._at_cut or self._host_state(),
         }
 
@@ -298,7 +315,7 @@ class PortedAdapter(OnLightning):
         check_is_ours(candidate)
         if not isinstance(candidate, pl.Callback):
             return False
-        check_counting(candidate)
+        check_counting(candidate, may_accumulate=not self._makes_batches_of_parts)
         return True
 
     def native_metrics(self, callbacks: Sequence[Any]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.datasets.drawn_by_host import DrawnByHost
 from mlpug.datasets.random_states import Snapshot
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.validation import checked_dataset
-from mlpug_lightning.host import asked_through, pl
+from mlpug_lightning.host import asked_through, pl, validation_loop
 from mlpug_lightning.observed_loader import combined
 from mlpug_lightning.ported_draws import Draws
 from mlpug_lightning.ported_places import Place
+from mlpug_lightning.ported_val_loaders import ValidationLoaders
 
 
 class LightningData(DrawnByHost):
@@ -35,6 +36,7 @@ class LightningData(DrawnByHost):
         self.group_size = 1
         self._seed: int | None = None
         self._draws: Draws | None = None
+        self.validation = ValidationLoaders(trainer, None)
         self._loaded: dict[str, Any] = {}
         self._place: Place | None = None
         self._rest: Snapshot | None = None  # the global random state where the resumed run stopped
@@ -69,10 +71,25 @@ class LightningData(DrawnByHost):
             place=self._place,
         )
         try:
-            with asked_through(self._trainer, draws.request):
+            with (
+                asked_through(self._trainer.fit_loop, draws.request),
+                asked_through(validation_loop(self._trainer), self.validation.request),
+            ):
                 yield
         finally:
             draws.close()
+
+    def check_not_empty(self) -> None:
+        """After a ``fit``: Lightning says nothing where the loaders have no batches.
+
+        Raises:
+            DatasetError: they have none.
+        """
+        if self._trainer.fit_loop.max_batches == 0 and self._trainer.limit_train_batches != 0:
+            raise DatasetError(
+                "The training dataset is empty: its loaders have no batches. Check the data, whether drop_last drops "
+                "them, and limit_train_batches."
+            )
 
     @property
     def draws(self) -> Draws:
@@ -81,11 +98,15 @@ class LightningData(DrawnByHost):
         return self._draws
 
     def state(self, num_trained: int) -> dict[str, Any]:
-        return self._loaded if self._draws is None else self._draws.state(num_trained)
+        if self._draws is None:
+            return self._loaded
+        return {**self._draws.state(num_trained), "validation": self.validation.state()}
 
     def load_state(self, state: dict[str, Any], random: Snapshot) -> None:
         self._loaded, self._rest = state, random
-        self._place = None if state["read_as"] == DataOfHost.__name__ else Place.from_plain(state)
+        if state["read_as"] != DataOfHost.__name__:
+            self._place = Place.from_plain(state)
+            self.validation = ValidationLoaders(self._trainer, state["validation"])
 
     @property
     def goes_on_within_an_epoch(self) -> bool:

@@ -17,6 +17,7 @@ from mlpug_lightning.bridge import LastBridge, tell
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.module import Latest
+from mlpug_lightning.ported_gradients import KeptGradients
 from mlpug_lightning.ported_kept import KeptLogs
 
 VALIDATION = "validation.dataset"  # where in the logs
@@ -110,7 +111,7 @@ class Leading(pl.Callback):
         self._steps = (
             automatic.optim_progress.optimizer.step.total if is_automatic else manual.optim_step_progress.total
         )
-        self._kept = [KeptBuffers(self._module), KeptLogs(trainer, self._module)] if self._keeps else []
+        self._kept = _kept(trainer, self._module) if self._keeps else []
         self._moments.on_started()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -194,6 +195,18 @@ class LateEpochMetrics(EpochMetrics, pl.callbacks.Checkpoint):
     """The same, after the module's own hook, which may log too: Lightning tells a `Checkpoint` then."""
 
 
+class AtTrainStart(pl.Callback):
+    """Does something when training starts."""
+
+    is_of_mlpug = True
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._do()
+
+
 class AtFitStart(pl.Callback):
     """Does something when model, optimizers and callbacks are set up, where Lightning would restore a checkpoint."""
 
@@ -241,6 +254,10 @@ def as_output(outputs: Any, batch: Any) -> StepOutput:
     if loss is None:
         return StepOutput(math.nan, 0, auxiliary_results)
     return StepOutput(loss, counted(num_samples, batch), auxiliary_results)
+
+
+def _kept(trainer: Any, module: pl.LightningModule) -> list[Any]:
+    return [KeptBuffers(module), KeptLogs(trainer, module), KeptGradients(trainer, module)]
 
 
 def _of_mlpug(listeners: Sequence[Any]) -> list[Any]:

@@ -38,6 +38,7 @@ def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int
             **loop_state(trainer, first_epoch),
             "optimizer_steps": trainer.global_step,
             "batches_that_stepped": loop._batches_that_stepped,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "is_settled": is_settled,
             "is_last_batch": loop.batch_progress.is_last_batch,
         },

@@ -42,7 +42,9 @@ _OURS = {
     "gradient_clip_val": "pass gradient_clip_norm=... or gradient_clip_value=...",
     "gradient_clip_algorithm": "pass gradient_clip_norm=... or gradient_clip_value=...",
 }
-_OURS_WHEN_PORTED = {name: cure for name, cure in _OURS.items() if not name.startswith("gradient_clip")}
+_OURS_WHEN_PORTED = {
+    name: cure for name, cure in _OURS.items() if not name.startswith(("gradient_clip", "accumulate_grad_batches"))
+}
 _PORTED_DEFAULTS = {name: value for name, value in _DEFAULTS.items() if name != "num_sanity_val_steps"}
 
 
@@ -159,6 +161,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             chunkable_batch_wrapper: as above.
             lightning_trainer: a Lightning `Trainer` to train with.
             lightning_arguments: what a Lightning `Trainer` takes, `gradient_clip_val` and `val_check_interval` too.
+                With `accumulate_grad_batches` a batch is what Lightning takes for one, and
+                ``training.batch.did_update_model`` says after which an update came.
 
         Raises:
             ConfigurationError: no LightningModule, parts of batches in manual optimization, an argument that Lightning
