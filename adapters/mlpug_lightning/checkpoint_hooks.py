@@ -7,7 +7,7 @@ from typing import Any
 
 from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
-from mlpug_lightning.host import dumped_checkpoint, pl
+from mlpug_lightning.host import dumped_checkpoint, pl, replaced
 from mlpug_lightning.state import native_optimizer_state
 
 
@@ -16,8 +16,7 @@ def kept_by_module(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
 
     What it changes of Lightning's own part isn't kept: a resumed run has that part from mlpug.
     """
-    own = vars(module).get("on_save_checkpoint")
-    if own is None and not _overrides(module, "on_save_checkpoint") and not _overrides(module, "on_load_checkpoint"):
+    if not _overrides(module, "on_save_checkpoint") and not _overrides(module, "on_load_checkpoint"):
         return {"added": {}, "loops": {}}
     original, added = module.on_save_checkpoint, {}
 
@@ -26,13 +25,8 @@ def kept_by_module(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         original(checkpoint)
         added.update({name: value for name, value in checkpoint.items() if name not in before})
 
-    module.on_save_checkpoint = on_save_checkpoint
-    try:
+    with replaced(module, "on_save_checkpoint", on_save_checkpoint):
         checkpoint = dumped_checkpoint(trainer)
-    finally:
-        del module.on_save_checkpoint
-        if own is not None:
-            module.on_save_checkpoint = own
     plain: dict[str, Any] = to_plain({"added": added, "loops": checkpoint["loops"]}, leaf_to_plain)
     return plain
 
@@ -55,4 +49,4 @@ def checkpoint_to_load(trainer: pl.Trainer, module: Any, state: Mapping[str, Any
 
 
 def _overrides(module: Any, hook: str) -> bool:
-    return getattr(type(module), hook) is not getattr(pl.LightningModule, hook)
+    return hook in vars(module) or getattr(type(module), hook) is not getattr(pl.LightningModule, hook)

@@ -109,6 +109,19 @@ def _is_no_noise(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
+def replaced(holder: Any, method: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While an object has another function for a method; one that was set on the object itself is set again."""
+    own = vars(holder).get(method)
+    setattr(holder, method, function)
+    try:
+        yield
+    finally:
+        delattr(holder, method)
+        if own is not None:
+            setattr(holder, method, own)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's banner, tips and hints: what mlpug prints is what the user sees."""
     logger = logging.getLogger(f"{pl.__name__}.utilities.rank_zero")
@@ -142,12 +155,8 @@ def running(trainer: pl.Trainer) -> Iterator[None]:
 @contextmanager
 def own_signals(trainer: pl.Trainer) -> Iterator[None]:
     """Without Lightning's handlers: on SIGTERM it would end training by an exception, and the process with status 0."""
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None
-    try:
+    with replaced(trainer._signal_connector, "register_signal_handlers", lambda: None):
         yield
-    finally:
-        del connector.register_signal_handlers
 
 
 @contextmanager
@@ -189,11 +198,8 @@ def asked_through(loop: Any, request: Callable[[Callable[[], Any]], Any]) -> Ite
     """Let ``request(ask)`` answer where one of Lightning's loops asks for its loaders."""
     source = loop._data_source
     ask = source.dataloader
-    source.dataloader = lambda: request(ask)
-    try:
+    with replaced(source, "dataloader", lambda: request(ask)):
         yield
-    finally:
-        del source.dataloader
 
 
 @contextmanager
@@ -206,11 +212,8 @@ def before_validating(trainer: Any, do: Callable[[], None]) -> Iterator[None]:
         do()
         return run()
 
-    loop.run = noting_run
-    try:
+    with replaced(loop, "run", noting_run):
         yield
-    finally:
-        del loop.run
 
 
 def dumped_checkpoint(trainer: Any) -> dict[str, Any]:

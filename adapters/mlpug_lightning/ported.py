@@ -82,6 +82,7 @@ class PortedAdapter(OnLightning):
         self._has_warned = False  # of callbacks that can't be resumed
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
+        self._own_hook: dict[str, Any] = {}  # which was set on the module itself
         self._before_cut: list[Any] | None = None  # and its callbacks, which don't hear of that end
 
     @property
@@ -153,6 +154,7 @@ class PortedAdapter(OnLightning):
             self._resumed = None
             if vars(self._module).get("on_train_epoch_end") is _nothing:
                 del self._module.on_train_epoch_end
+                vars(self._module).update(self._own_hook)
 
     def attach(self, run: Run) -> list[Any]:
         """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
@@ -167,7 +169,9 @@ class PortedAdapter(OnLightning):
 
     def _callbacks(self, run: Run, own_callbacks: list[Any]) -> list[Any]:
         # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
-        has_hook = type(self._module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
+        has_hook = type(
+            self._module
+        ).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end or "on_train_epoch_end" in vars(self._module)
         leading, settling = self._first_and_last(
             run, partial(self._training_started, run), on_epoch_told=self._tell_all
         )
@@ -223,6 +227,7 @@ class PortedAdapter(OnLightning):
         """
         trainer: Any = self._trainer
         self._at_cut = self._host_state()
+        self._own_hook = {k: v for k, v in vars(self._module).items() if k == "on_train_epoch_end"}
         self._module.on_train_epoch_end = _nothing  # type: ignore[method-assign]  # until `fit` ends
         self._before_cut = trainer.callbacks
         trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
@@ -250,6 +255,8 @@ class PortedAdapter(OnLightning):
 
     def _training_started(self, run: Run) -> None:
         show_metrics(self._trainer, run.logs, shows_own_only=True)
+        if self._data is not None:
+            self._data.warn_if_shorter()
         if not self._trainer.enable_validation:
             run.on_names_known(VALIDATION, [])
         if self._resumed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import itemgetter
@@ -10,7 +11,7 @@ from typing import Any
 from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.datasets.drawn_by_host import DrawnByHost
 from mlpug.datasets.random_states import Snapshot
-from mlpug.errors import ConfigurationError, DatasetError
+from mlpug.errors import ConfigurationError, DatasetError, MlpugWarning
 from mlpug.validation import checked_dataset
 from mlpug_lightning.host import asked_through, pl, validation_loop
 from mlpug_lightning.observed_loader import combined
@@ -78,6 +79,17 @@ class LightningData(DrawnByHost):
                 yield
         finally:
             draws.close()
+
+    def warn_if_shorter(self) -> None:
+        """Say that an epoch has fewer batches than it was to have."""
+        asked, there = self.num_batches_per_epoch, self._trainer.num_training_batches
+        if asked is not None and there < asked:
+            warnings.warn(
+                f"The training dataset has {there} batches, fewer than num_batches_per_epoch={asked}: each epoch ends "
+                "with the dataset.",
+                MlpugWarning,
+                stacklevel=2,
+            )
 
     def check_not_empty(self) -> None:
         """After a ``fit``: Lightning says nothing where the loaders have no batches.

@@ -149,7 +149,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
 
         The training data is given to the `TrainingManager`: whatever ``Trainer.fit`` takes, a loader, a collection of
         them, a LightningDataModule, or the module itself where it has a `train_dataloader`. Lightning asks it, and
-        draws from it, in the order of ``Trainer.fit``.
+        draws from it, in the order of ``Trainer.fit``. The manager's `num_batches_per_epoch` is Lightning's
+        `limit_train_batches`.
 
         Args:
             module: what is trained. It is the model component ``"model"`` of checkpoints.

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 import mlpug.pytorch as mlp
-from mlpug.errors import ConfigurationError, DatasetError
+from mlpug.errors import ConfigurationError, DatasetError, MlpugWarning
 
 
 class Noisy(Dataset):
@@ -220,6 +220,11 @@ def test_another_accumulation_cant_be_gone_on_with_within_an_epoch(tmp_path):
     path, _ = record.rests[2]
     with pytest.raises(mlp.errors.CheckpointMismatchError, match="with accumulate_grad_batches=3, and it is 2 now"):
         ported(Classifier, loader, resume_from=path, accumulate_grad_batches=2, **WITH_VAL)
+
+
+def test_fewer_batches_than_were_asked_for_are_told_of():
+    with pytest.warns(MlpugWarning, match="has 8 batches, fewer than num_batches_per_epoch=9"):
+        ported(Classifier, loader, num_epochs=1, of_manager={"num_batches_per_epoch": 9}, **WITH_VAL)
 
 
 def test_the_logs_say_which_batches_update():
