@@ -18,13 +18,7 @@ from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_o
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.module import Latest
-from mlpug_lightning.native_callbacks import (
-    AfterRun,
-    check_counting,
-    hide_metrics,
-    show_metrics,
-    warn_if_not_resumable,
-)
+from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_if_not_resumable
 from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
@@ -44,6 +38,7 @@ from mlpug_lightning.ported_events import (
 from mlpug_lightning.ported_gradients import check_accumulation, gradients_state
 from mlpug_lightning.ported_resuming import Resumed
 from mlpug_lightning.ported_state import host_state
+from mlpug_lightning.ported_trainer import LentTrainer
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.state import optimizer_state
 
@@ -82,8 +77,7 @@ class PortedAdapter(OnLightning):
         self._has_warned = False  # of callbacks that can't be resumed
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
-        self._own_hook: dict[str, Any] = {}  # which was set on the module itself
-        self._before_cut: list[Any] | None = None  # and its callbacks, which don't hear of that end
+        self._lent: LentTrainer | None = None  # while it runs
 
     @property
     def native(self) -> Native:
@@ -112,49 +106,42 @@ class PortedAdapter(OnLightning):
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
         self._latest, self._is_stopped, self._at_cut = Latest(), False, None
         self._first_epoch = trainer.current_epoch
-        if isinstance(trainer.callbacks, AfterRun):
-            trainer.callbacks = trainer.callbacks.of_trainer()
-        own_callbacks, self._before_cut = trainer.callbacks, None
-        own = trainer.limit_train_batches, trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs
-        trainer.callbacks = self._callbacks(run, own_callbacks)
         data = self._data
         assert data is not None
         check_accumulation(trainer, data.keeps_states)
         self._before_validation = BeforeValidation(trainer, data)
+        self._lent = lent = LentTrainer(trainer, self._module)
+        try:
+            with lent.used():
+                trainer.callbacks = self._callbacks(run, lent.callbacks)
+                self._fit(run, trainer, data)
+        finally:
+            self._resumed = None
+
+    def _fit(self, run: Run, trainer: Any, data: LightningData) -> None:
         if self._resumed is not None:
             self._first_epoch = self._resumed.first_epoch
             self._resumed.start_counting(run.first_epoch, run.first_batch, data)
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
         if data.num_batches_per_epoch is not None:
             trainer.limit_train_batches = data.num_batches_per_epoch * data.group_size
+        if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
+            self._module.trainer = trainer
+            self._module.configure_model()
+            assert self._resumed is not None
+            self._resumed.load_weights()
+            tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
+            return
         chunks = Chunks(run.chunks_of, self._latest, trainer, self._module)
-        try:
-            if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
-                self._module.trainer = trainer
-                self._module.configure_model()
-                assert self._resumed is not None
-                self._resumed.load_weights()
-                tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
-                return
-            before = self._before_validation.noted()
-            draws = data.drawn(self._first_epoch, before_fetch=self._goes_on)
-            with unwrapped(), running(trainer), draws, chunks.used(), before:
-                trainer.fit(
-                    self._module,
-                    train_dataloaders=data.given,
-                    val_dataloaders=self._val_dataloaders,
-                    datamodule=data.datamodule,
-                )
-            data.check_not_empty()
-        finally:
-            trainer.limit_train_batches, trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs = own
-            callbacks = self._before_cut or trainer.callbacks
-            trainer.callbacks = AfterRun([each for each in callbacks if not is_ours(each)], own_callbacks)
-            hide_metrics(trainer)
-            self._resumed = None
-            if vars(self._module).get("on_train_epoch_end") is _nothing:
-                del self._module.on_train_epoch_end
-                vars(self._module).update(self._own_hook)
+        draws = data.drawn(self._first_epoch, before_fetch=self._goes_on)
+        with unwrapped(), running(trainer), draws, chunks.used(), self._before_validation.noted():
+            trainer.fit(
+                self._module,
+                train_dataloaders=data.given,
+                val_dataloaders=self._val_dataloaders,
+                datamodule=data.datamodule,
+            )
+        data.check_not_empty()
 
     def attach(self, run: Run) -> list[Any]:
         """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
@@ -168,12 +155,13 @@ class PortedAdapter(OnLightning):
         ]
 
     def _callbacks(self, run: Run, own_callbacks: list[Any]) -> list[Any]:
+        assert self._lent is not None
         # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
         has_hook = type(
             self._module
         ).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end or "on_train_epoch_end" in vars(self._module)
         leading, settling = self._first_and_last(
-            run, partial(self._training_started, run), on_epoch_told=self._tell_all
+            run, partial(self._training_started, run), on_epoch_told=self._lent.tell_all
         )
         resumed = self._resumed
         first = [leading] if resumed is None else [leading, AtFitStart(resumed.before_hooks)]
@@ -206,11 +194,6 @@ class PortedAdapter(OnLightning):
         )
         return self._leading, self._settling
 
-    def _tell_all(self) -> None:
-        trainer: Any = self._trainer
-        if self._before_cut is not None:
-            trainer.callbacks, self._before_cut = self._before_cut, None
-
     def _goes_on(self) -> bool:
         """Before each batch is asked for, when Lightning is done with the one before."""
         assert self._settling is not None
@@ -225,12 +208,9 @@ class PortedAdapter(OnLightning):
 
         Neither the module nor Lightning's own callbacks hear of it as of an epoch's end.
         """
-        trainer: Any = self._trainer
+        assert self._lent is not None
         self._at_cut = self._host_state()
-        self._own_hook = {k: v for k, v in vars(self._module).items() if k == "on_train_epoch_end"}
-        self._module.on_train_epoch_end = _nothing  # type: ignore[method-assign]  # until `fit` ends
-        self._before_cut = trainer.callbacks
-        trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
+        self._lent.cut_short()
 
     def _epoch_starts(self) -> None:
         if self._data is not None:
@@ -332,10 +312,6 @@ class PortedAdapter(OnLightning):
         # Where configure_optimizers returns None, Lightning works with one of nothing.
         optimizers = [optimizer for optimizer in self._trainer.optimizers if optimizer.param_groups]
         return {"optimizer": optimizers[0]} if len(optimizers) == 1 else _numbered(optimizers)
-
-
-def _nothing() -> None:
-    """In the place of a hook."""
 
 
 def _numbered(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.optim.Optimizer]:
