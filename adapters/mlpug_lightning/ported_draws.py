@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mlpug.chunks import Group
@@ -178,14 +179,14 @@ class Draws:
             place.generators = self._loaders.generator_states() if now.is_over else now.generators
             place.loaders = self._states_between() if now.is_over else now.loaders
             return place.to_plain()
-        place.round = now
         place.batches = min(num_trained * self._group_size, now.pulled)
         left = now.pulled - place.batches
-        noted = Unfinished(None, self._loaders.generator_states(), self._states_within())
+        noted = Unfinished(None, self._loaders.generator_states(), self._states_within(), now.stream)
         if self._ahead:
             place.ahead, noted = self._not_trained(left, noted)
         elif left or (self.is_exhausted and self._before):  # at its end a loader says already where the next begins
             noted = self._before or noted
+        place.round = replace(now, stream=noted.stream)
         place.generators, place.loaders = noted.generators, noted.loaders
         place.of_loaders = self._loaders.place(self._length)
         return place.to_plain()
@@ -199,6 +200,9 @@ class Draws:
                 left -= len(item.batch) if isinstance(item.batch, Group) else 1
         if self._loaders.knows_its_place:  # it goes back itself
             return [], kept[0] if kept else now
+        if kept and self._has_given and kept[0] is self._ahead[0]:
+            # An error ended its step. What was asked for since is asked for again, with the random numbers of before.
+            return [kept[0].batch], self._before or now
         return [item.batch for item in kept], now
 
     def _states_within(self) -> list[Any]:
@@ -247,14 +251,14 @@ class Draws:
         except StopIteration:
             return
         before = self._before or Unfinished(None, [], [])
-        self._ahead.append(Unfinished(batch, before.generators, before.loaders))
+        self._ahead.append(replace(before, batch=batch))
 
     def _next(self) -> Any:
         """A batch, or a group of them."""
         now, loaders = self._round, self._loaders
         assert now is not None
         if self._keeps_states:
-            self._before = Unfinished(None, loaders.generator_states(), loaders.states())
+            self._before = Unfinished(None, loaders.generator_states(), loaders.states(), now.stream)
             if not now.pulled:
                 now.loaders = self._before.loaders
         batches: list[Any] = []

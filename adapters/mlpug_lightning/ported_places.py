@@ -25,6 +25,7 @@ class Unfinished:
     batch: Any
     generators: list[Any]  # states of the loaders' own random generators
     loaders: list[Any]  # states of the loaders that have one
+    stream: Snapshot | None = None  # of the round
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ _OF_RESULTS = (
 def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int, is_settled: bool) -> dict[str, Any]:
     """Loops, schedules, callbacks, what was logged, and what the module and its DataModule keep themselves."""
     loop: Any = trainer.fit_loop.epoch_loop
+    progress = loop.batch_progress
     return {
         "loops": {
             **loop_state(trainer, first_epoch),
@@ -40,7 +41,8 @@ def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int
             "batches_that_stepped": loop._batches_that_stepped,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "is_settled": is_settled,
-            "is_last_batch": loop.batch_progress.is_last_batch,
+            # And not the one under way, in which an error came.
+            "is_last_batch": progress.is_last_batch and progress.current.processed == progress.current.ready,
         },
         **native_state(trainer),
         "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),

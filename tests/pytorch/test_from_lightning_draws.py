@@ -11,6 +11,7 @@ from mlpug_lightning.ported_gradients import check_accumulation
 from pytorch.native_projects import Classifier, Data, Measuring, Stream, loader, samples, val_loader
 from pytorch.native_runs import differences, native, ported, same
 from pytorch.test_from_lightning_resume import SHARES, Record
+from pytorch.test_from_lightning_stops import BrokenError, breaking, checkpoint_in, saves
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
@@ -269,14 +270,14 @@ def test_an_error_while_gradients_are_accumulated(tmp_path):
     class BreaksNow(Breaks):
         at = 5  # the second batch of an update
 
-    def saves():
+    def saving():
         return mlp.callbacks.CheckpointManager(
             tmp_path, "run", metric_to_monitor=None, create_checkpoint_every=1000, allow_checkpointing_at_start=False
         )
 
     whole = ported(Breaks, Data, accumulate_grad_batches=3)
     with pytest.raises(BreaksError):
-        ported(BreaksNow, Data, callbacks=[saves()], accumulate_grad_batches=3)
+        ported(BreaksNow, Data, callbacks=[saving()], accumulate_grad_batches=3)
     path = tmp_path / "run-training-checkpoint.safetensors"
     resumed = ported(Breaks, Data, resume_from=path, accumulate_grad_batches=3)
     for what in ("weights", "optimizers", "steps", "shown", "random"):
@@ -328,3 +329,41 @@ def test_several_processes_that_accumulate_keep_no_checkpoints():
         check_accumulation(two, keeps_states=True)
     check_accumulation(two, keeps_states=False)
     check_accumulation(one, keeps_states=True)
+
+
+ERRORS = {
+    "drawing samples": (Classifier, lambda: DataLoader(Noisy(), batch_size=8, shuffle=True), WITH_VAL, 8),
+    "with a seed": (
+        Classifier,
+        lambda: DataLoader(Noisy(), batch_size=8, shuffle=True),
+        {"of_manager": {"seed": 5}, **WITH_VAL},
+        8,
+    ),
+    "a stream": (Measuring, lambda: DataLoader(Stream(), batch_size=5), WITH_VAL, 5),
+    "a stream with a seed": (
+        Measuring,
+        lambda: DataLoader(Stream(), batch_size=5),
+        {"of_manager": {"seed": 5}, **WITH_VAL},
+        5,
+    ),
+    "says where it is": (Nested, Resumable, WITH_VAL, 6),
+}
+
+
+@SHARES
+@SAID
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_an_error_left_unfinished_is_drawn_as_it_was(name, tmp_path):
+    make, data, arguments, num_batches = ERRORS[name]
+
+    def run(at, **options):
+        return ported(breaking(make, "after the step", at), data, **options, **arguments)
+
+    whole = run(None)
+    for at in (2, num_batches, num_batches + 1):  # in the middle, and the last and the first of an epoch
+        folder = tmp_path / str(at)
+        with pytest.raises(BrokenError):
+            run(at, callbacks=[saves(folder)])
+        resumed = run(None, resume_from=checkpoint_in(folder))
+        for what in ("weights", "optimizers", "steps", "shown", "random"):
+            assert same(whole.outcome[what], resumed.outcome[what]), (at, what)
