@@ -73,5 +73,5 @@ def known_length(dataset: Any) -> int | None:
     """
     try:
         return len(dataset)
-    except TypeError:  # also what a DataLoader over an IterableDataset raises, though it has __len__
+    except (TypeError, NotImplementedError):  # what loaders of streams raise, though they have __len__
         return None

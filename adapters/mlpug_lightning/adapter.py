@@ -14,7 +14,7 @@ from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
-from mlpug_lightning.batches import Batches, to_device
+from mlpug_lightning.batches import Batches, WholeLoader, to_device
 from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
@@ -128,7 +128,7 @@ class LightningAdapter(OnLightning):
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring)
                 return
             with unwrapped(), running(trainer):
-                trainer.fit(module, train_dataloaders=Batches(run.dataset, trainer))
+                trainer.fit(module, train_dataloaders=WholeLoader(Batches(run.dataset, trainer), run.dataset))
         finally:
             trainer.callbacks, trainer.limit_train_batches = own_callbacks, own_limit
 

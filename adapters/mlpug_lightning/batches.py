@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import islice
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from mlpug.trees import leaves, map_leaves
-from mlpug.validation import known_length
-from mlpug_lightning.host import pl, processed_loader
+from mlpug_lightning.host import CombinedLoader, pl, processed_loader, train_fetcher
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -78,69 +75,20 @@ class Batches:
     Args:
         epochs: of the run.
         trainer: Lightning's.
-        before_fetch: called before each batch is asked for; False ends the epoch. With it, the first iterator is made
-            when Lightning makes its own, before training starts: what a loader draws then is drawn in the same order.
-
-    Attributes:
-        is_exhausted: whether the epoch ended because there was no other batch.
     """
 
-    def __init__(self, epochs: Any, trainer: pl.Trainer, before_fetch: Callable[[], bool] | None = None) -> None:
+    def __init__(self, epochs: Any, trainer: pl.Trainer) -> None:
         self._epochs = epochs
         self._trainer = trainer
-        self._before_fetch = before_fetch
         self._is_processed = False
-        self._current: Iterator[Any] | None = None  # the epoch's, before it is asked for its first batch
-        self.is_exhausted = False
 
     def __iter__(self) -> Iterator[Any]:
         # Without a length Lightning fetches a batch ahead, to know which is the last. That batch would be loaded with
-        # random numbers from before the step, and couldn't be loaded again as it was by a run that is resumed. Where
-        # Lightning's own loop has to be equalled, it is fetched here, and kept.
-        fetcher: Any = self._trainer.fit_loop._data_fetcher
+        # random numbers from before the step, and couldn't be loaded again as it was by a run that is resumed.
+        fetcher = train_fetcher(self._trainer)
         if fetcher is not None:  # the first time Lightning only tries whether there is an iterator
             fetcher.prefetch_batches = 0
-        epochs = self._processed()
-        if self._before_fetch is None:
-            return iter(epochs)
-        if fetcher is None:
-            return iter(())
-        epochs.begin()
-        batches = iter(epochs)
-        if known_length(self) is None:
-            epochs.fetches_ahead = True
-            self._current = self._ahead(batches, list(islice(batches, 1)), self._before_fetch, fetcher)
-        else:
-            self._current = self._watched(batches, self._before_fetch)
-        return self._current
-
-    def end_epoch(self) -> None:
-        """Where a resumed epoch had no batch left, and wasn't asked for one: the next one begins anew."""
-        if self._current is not None:
-            next(self._current, None)
-
-    def _watched(self, batches: Iterator[Any], before_fetch: Callable[[], bool]) -> Iterator[Any]:
-        self._current = None
-        self.is_exhausted = False
-        while before_fetch():
-            for batch in batches:
-                yield batch
-                break
-            else:
-                self.is_exhausted = True
-                return
-
-    def _ahead(
-        self, batches: Iterator[Any], next_one: list[Any], before_fetch: Callable[[], bool], fetcher: Any
-    ) -> Iterator[Any]:
-        """The same, and as each batch is given it is known whether there is another."""
-        self._current = None
-        self.is_exhausted = not next_one
-        while before_fetch() and next_one:
-            batch = next_one.pop()
-            next_one += islice(batches, 1)
-            fetcher.done = self.is_exhausted = not next_one
-            yield batch
+        return iter(self._processed())
 
     def __len__(self) -> int:
         # Raises the TypeError by which Lightning knows that there is no length, where there is none.
@@ -159,24 +107,31 @@ class Batches:
             raise AttributeError("batch_sampler")
         return found
 
-    def __getattr__(self, name: str) -> Any:
-        # Modules ask ``trainer.train_dataloader`` for its dataset or its batch size. Its state is mlpug's to keep.
-        if name.startswith("_") or name in ("state_dict", "load_state_dict") or self._before_fetch is None:
-            raise AttributeError(name)
-        loader = self._epochs.dataset
-        if name == "dataset" and known_length(loader) is None and known_length(self) is not None:
-            raise AttributeError(name)  # Lightning would take the length of an epoch for one that the stream claims
-        return getattr(loader, name)
-
     def _processed(self) -> Any:
         if not self._is_processed:
             self._is_processed = True
             dataset = self._epochs.dataset
             if isinstance(dataset, torch.utils.data.DataLoader):
                 self._epochs.dataset = processed_loader(self._trainer, dataset)
-            elif hasattr(dataset, "process"):  # several of them
-                dataset.process(partial(processed_loader, self._trainer))
         return self._epochs
+
+
+class WholeLoader(CombinedLoader):  # type: ignore[misc]  # Lightning's, whichever is loaded
+    """What Lightning iterates. Who asks ``trainer.train_dataloader`` gets what the user gave, and no batch of training.
+
+    Args:
+        batches: of the run.
+        epochs: whose dataset it is.
+    """
+
+    def __init__(self, batches: Batches, epochs: Any) -> None:
+        super().__init__(batches, "max_size_cycle")
+        self._epochs = epochs
+
+    @property
+    def iterables(self) -> Any:
+        """The dataset, as Lightning would use it."""
+        return self._epochs.dataset
 
 
 def detached(tree: Any) -> Any:

@@ -29,10 +29,11 @@ def ported_adapter(
             f"{type(module).__name__}.training_step takes dataloader_iter, and would ask for batches itself, of which "
             "nobody else would hear. Let it take (batch, batch_idx)."
         )
-    if trainer.accumulate_grad_batches != 1:
+    if makes_batches_of_parts and trainer.accumulate_grad_batches != 1:
         raise ConfigurationError(
-            "Lightning's accumulate_grad_batches must be 1 here: pass gradient_accumulation_steps=..., which counts "
-            "the batches that are made of several as one, and weighs each by its samples."
+            "Lightning's accumulate_grad_batches must be 1 with batch_chunk_size or gradient_accumulation_steps: pass "
+            "gradient_accumulation_steps=... alone, which counts the batches that are made of several as one, and "
+            "weighs each by its samples."
         )
     if makes_batches_of_parts and not module.automatic_optimization:
         raise ConfigurationError(
@@ -40,4 +41,4 @@ def ported_adapter(
             "with each is in its training_step. Leave out batch_chunk_size and gradient_accumulation_steps, or let it "
             "optimize automatically."
         )
-    return PortedAdapter(trainer, module, val_dataloaders)
+    return PortedAdapter(trainer, module, val_dataloaders, makes_batches_of_parts)

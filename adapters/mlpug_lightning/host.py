@@ -10,7 +10,7 @@ import atexit
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,12 +92,40 @@ def processed_loader(trainer: Any, loader: Any) -> Any:
     return connector._process_dataloader(trainer, states.TrainerFn.FITTING, training, loader)
 
 
+# Beginnings of what Lightning says of itself and of its loop; what a callback says was asked for, by verbose=True say.
+_NOISE = (
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "💡 Tip",
+    "`Trainer.fit` stopped: `max_",
+    "Using bfloat16 Automatic",
+    "Using 16bit Automatic",
+)
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)
+
+
+@contextmanager
+def replaced(holder: Any, method: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While an object has another function for a method; one that was set on the object itself is set again."""
+    own = vars(holder).get(method)
+    setattr(holder, method, function)
+    try:
+        yield
+    finally:
+        delattr(holder, method)
+        if own is not None:
+            setattr(holder, method, own)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's banner, tips and hints: what mlpug prints is what the user sees."""
     logger = logging.getLogger(f"{pl.__name__}.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.addFilter(_is_no_noise)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -109,7 +137,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
             yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(_is_no_noise)
 
 
 @contextmanager
@@ -127,12 +155,8 @@ def running(trainer: pl.Trainer) -> Iterator[None]:
 @contextmanager
 def own_signals(trainer: pl.Trainer) -> Iterator[None]:
     """Without Lightning's handlers: on SIGTERM it would end training by an exception, and the process with status 0."""
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None
-    try:
+    with replaced(trainer._signal_connector, "register_signal_handlers", lambda: None):
         yield
-    finally:
-        del connector.register_signal_handlers
 
 
 @contextmanager
@@ -166,32 +190,73 @@ def new_result(trainer: Any, saved: Mapping[str, Any]) -> Any:
     return results._ResultMetric(meta, is_tensor=saved["sums"] is not None)
 
 
-def combined_loader(loaders: Any) -> Any:
-    """Lightning's own for several loaders that give a batch each."""
-    return import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader(loaders, "max_size_cycle")
+CombinedLoader = import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader
 
 
-def is_combined(candidate: Any) -> bool:
-    """Whether it is one of those already."""
-    return isinstance(candidate, import_module(f"{pl.__name__}.utilities.combined_loader").CombinedLoader)
+@contextmanager
+def asked_through(loop: Any, request: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+    """Let ``request(ask)`` answer where one of Lightning's loops asks for its loaders."""
+    source = loop._data_source
+    ask = source.dataloader
+    with replaced(source, "dataloader", lambda: request(ask)):
+        yield
 
 
-def fitting() -> Any:
-    """What Lightning calls the stage of ``fit``; it equals the text "fit"."""
-    return import_module(f"{pl.__name__}.trainer.states").TrainerFn.FITTING
+@contextmanager
+def before_validating(trainer: Any, do: Callable[[], None]) -> Iterator[None]:
+    """Do something before each validation within ``fit``, before its loaders draw."""
+    loop = validation_loop(trainer)
+    run = loop.run
+
+    def noting_run() -> Any:
+        do()
+        return run()
+
+    with replaced(loop, "run", noting_run):
+        yield
+
+
+def dumped_checkpoint(trainer: Any) -> dict[str, Any]:
+    """What Lightning would write into a checkpoint now; every hook that it has for that is called."""
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return checkpoint
+
+
+def validation_loop(trainer: Any) -> Any:
+    """That within ``fit``."""
+    return trainer.fit_loop.epoch_loop.val_loop
+
+
+def train_fetcher(trainer: Any) -> Any:
+    """What Lightning's fit loop fetches batches with."""
+    return trainer.fit_loop._data_fetcher
+
+
+def iterators_of(loader: Any) -> list[Any]:
+    """Those that a CombinedLoader has made, one for each of its loaders."""
+    iterators: list[Any] = loader._iterator.iterators
+    return iterators
+
+
+def set_sampler_epoch(trainer: Any, loaders: Iterable[Any]) -> None:
+    """Tell the samplers of these loaders the epoch, as Lightning does before it begins."""
+    set_epoch = import_module(f"{pl.__name__}.loops.fit_loop")._set_sampler_epoch
+    for loader in loaders:
+        set_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)
+
+
+@contextmanager
+def as_in_epoch(trainer: Any, epoch: int | None) -> Iterator[None]:
+    """While ``trainer.current_epoch`` is another one."""
+    progress = trainer.fit_loop.epoch_progress.current
+    own = progress.completed
+    progress.completed = own if epoch is None else epoch
+    try:
+        yield
+    finally:
+        progress.completed = own
 
 
 def mid_evaluation() -> Any:
     """What Lightning notes in a loop whose validation has to be run once more before it trains on."""
     return import_module(f"{pl.__name__}.loops.evaluation_loop").RestartStage.RESTARTED_MID_EVALUATION
-
-
-def barrier_before_data(trainer: Any) -> None:
-    """Where several processes were started together, wait for all; those that Lightning starts come later."""
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    # In the processes that Lightning starts it looks as if somebody else had, and the first one waits for nobody here.
-    starts_them = type(environment).__name__ == "LightningEnvironment"
-    is_external = environment is not None and not starts_them and environment.creates_processes_externally
-    if trainer.world_size > 1 and is_external:
-        trainer.strategy.setup_environment()
-        trainer.strategy.barrier("data")

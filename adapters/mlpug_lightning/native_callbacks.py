@@ -16,11 +16,11 @@ from mlpug_lightning.host import pl
 _PORT = "let Lightning optimize: bring the LightningModule to DefaultTrainer.from_lightning(module)"
 
 
-def check_counting(callback: pl.Callback) -> None:
-    """Refuse a callback of Lightning that says itself what a batch is, or that trains for trial."""
+def check_counting(callback: pl.Callback, may_accumulate: bool = False) -> None:
+    """Refuse a callback of Lightning that trains for trial, or that says when an update comes where we do."""
     callbacks = pl.callbacks
     name = type(callback).__name__
-    if isinstance(callback, callbacks.GradientAccumulationScheduler):
+    if isinstance(callback, callbacks.GradientAccumulationScheduler) and not may_accumulate:
         raise ConfigurationError(
             f"{name} would say how many batches make one update, and here a batch is an update. Give the trainer "
             "gradient_accumulation_steps=..., which is the same in every epoch."
@@ -117,6 +117,34 @@ def show_metrics(trainer: pl.Trainer, logs: Logs, shows_own_only: bool = False) 
     connector._callback_metrics = NativeLogs(
         connector._callback_metrics, logs=logs, convert=torch.tensor, shows_own_only=shows_own_only
     )
+
+
+def hide_metrics(trainer: pl.Trainer) -> None:
+    """Leave in ``callback_metrics`` what Lightning itself has put there, in a dict like any other."""
+    connector: Any = trainer._logger_connector
+    if isinstance(connector._callback_metrics, NativeLogs):
+        connector._callback_metrics = dict(dict.items(connector._callback_metrics))
+
+
+class AfterRun(list[Any]):
+    """The callbacks of a Lightning `Trainer` after a run: also those of the run's own list, as after its own ``fit``.
+
+    Args:
+        callbacks: all of them.
+        before: those that were there before it.
+
+    >>> before, brought = pl.Callback(), pl.Callback()
+    >>> AfterRun([before, brought], [before]).of_trainer() == [before]
+    True
+    """
+
+    def __init__(self, callbacks: Sequence[Any], before: Sequence[Any]) -> None:
+        super().__init__(callbacks)
+        self._brought = [callback for callback in callbacks if not any(callback is other for other in before)]
+
+    def of_trainer(self) -> list[Any]:
+        """Those that the next run finds: without what the run brought."""
+        return [callback for callback in self if not any(callback is other for other in self._brought)]
 
 
 def _is_of_the_user(callback: pl.Callback) -> bool:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from mlpug.adapter import DataOptions, Run, StepOutput
+from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
 from mlpug.stop_iteration import unwrapped
-from mlpug.validation import known_length
 from mlpug_lightning.adapter import Native
-from mlpug_lightning.batches import Batches
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
@@ -23,11 +22,12 @@ from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_
 from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.parts import LastParts, in_parts
 from mlpug_lightning.ported_chunks import Chunks
-from mlpug_lightning.ported_data import Source, source_of
+from mlpug_lightning.ported_data import LightningData, data_of
 from mlpug_lightning.ported_evaluation import evaluated
 from mlpug_lightning.ported_events import (
     VALIDATION,
     AtFitStart,
+    AtTrainStart,
     EpochMetrics,
     LateEpochMetrics,
     Leading,
@@ -35,8 +35,10 @@ from mlpug_lightning.ported_events import (
     Settling,
     validation_logs,
 )
+from mlpug_lightning.ported_gradients import check_accumulation, gradients_state
 from mlpug_lightning.ported_resuming import Resumed
 from mlpug_lightning.ported_state import host_state
+from mlpug_lightning.ported_trainer import LentTrainer
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.sharding import no_checkpoints
 from mlpug_lightning.state import optimizer_state
@@ -51,24 +53,32 @@ class PortedAdapter(OnLightning):
         trainer: runs the loop.
         module: what is trained.
         val_dataloaders: for Lightning's validation, where neither the module nor a DataModule has any.
+        makes_batches_of_parts: whether a batch may be cut, or made of several.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, val_dataloaders: Any = None) -> None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        val_dataloaders: Any = None,
+        makes_batches_of_parts: bool = False,
+    ) -> None:
         super().__init__(trainer)
+        self._makes_batches_of_parts = makes_batches_of_parts
         self._module = module
         self._val_dataloaders = val_dataloaders
-        self._source = Source()
+        self._data: LightningData | None = None
         self._latest = Latest()
         self._settling: Settling | None = None
         self._leading: Leading | None = None
-        self._before_validation = BeforeValidation(module, None)
-        self._batches: Batches | None = None
+        self._before_validation = BeforeValidation(trainer, None)
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: Resumed | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
         self._has_warned = False  # of callbacks that can't be resumed
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
+        self._lent: LentTrainer | None = None  # while it runs
 
     @property
     def native(self) -> Native:
@@ -85,49 +95,54 @@ class PortedAdapter(OnLightning):
 
     def as_dataset(self, given: Any, options: DataOptions) -> Any:
         """A loader, several of them, a LightningDataModule, or the module's own `train_dataloader`."""
-        self._source = source_of(given, self._module, self._trainer)
-        if isinstance(self._source.holder, pl.LightningDataModule) and self._val_dataloaders is not None:
+        if isinstance(given, DataOfHost):
+            return given
+        self._data = data_of(given, self._module, self._trainer, options)
+        if self._data.datamodule is not None and self._val_dataloaders is not None:
             raise ConfigurationError("val_dataloaders can't be given beside a DataModule, which has its own.")
-        return self._source.loader
+        return self._data
 
     def fit(self, run: Run) -> None:
         """Let Lightning train."""
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
         self._latest, self._is_stopped, self._at_cut = Latest(), False, None
         self._first_epoch = trainer.current_epoch
-        own = trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps
-        trainer.callbacks = self._callbacks(run, own_callbacks=own[0])
-        self._before_validation = BeforeValidation(self._module, run.dataset)
-        self._batches = batches = Batches(run.dataset, trainer, before_fetch=self._goes_on)
+        data = self._data
+        assert data is not None
+        check_accumulation(trainer, data.keeps_states)
+        self._before_validation = BeforeValidation(trainer, data)
+        self._lent = lent = LentTrainer(trainer, self._module)
+        try:
+            with lent.used():
+                trainer.callbacks = self._callbacks(run, lent.callbacks)
+                self._fit(run, trainer, data)
+        finally:
+            self._resumed = None
+
+    def _fit(self, run: Run, trainer: Any, data: LightningData) -> None:
         if self._resumed is not None:
             self._first_epoch = self._resumed.first_epoch
-            self._resumed.start_counting(run.first_epoch, run.first_batch)
+            self._resumed.start_counting(run.first_epoch, run.first_batch, data)
         trainer.fit_loop.max_epochs = self._first_epoch + run.num_epochs
-        if run.num_batches_per_epoch != known_length(run.dataset):
-            trainer.limit_train_batches = run.num_batches_per_epoch or own[1]
+        if data.num_batches_per_epoch is not None:
+            trainer.limit_train_batches = data.num_batches_per_epoch * data.group_size
+        if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
+            self._module.trainer = trainer
+            self._module.configure_model()
+            assert self._resumed is not None
+            self._resumed.load_weights()
+            tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
+            return
         chunks = Chunks(run.chunks_of, self._latest, trainer, self._module)
-        try:
-            if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
-                self._module.trainer = trainer
-                self._module.configure_model()
-                assert self._resumed is not None
-                self._resumed.load_weights()
-                tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
-                return
-            before = self._before_validation.noted()
-            with unwrapped(), running(trainer), self._source.giving(batches), chunks.used(), before:
-                trainer.fit(self._module, **self._data(batches))
-        finally:
-            trainer.callbacks, trainer.limit_train_batches, trainer.num_sanity_val_steps = own
-            self._resumed = None
-            if vars(self._module).get("on_train_epoch_end") is _nothing:
-                del self._module.on_train_epoch_end
-
-    def _data(self, batches: Batches) -> dict[str, Any]:
-        holder = self._source.holder
-        if isinstance(holder, pl.LightningDataModule):
-            return {"datamodule": holder}
-        return {"train_dataloaders": batches, "val_dataloaders": self._val_dataloaders}
+        draws = data.drawn(self._first_epoch, before_fetch=self._goes_on)
+        with unwrapped(), running(trainer), draws, chunks.used(), self._before_validation.noted():
+            trainer.fit(
+                self._module,
+                train_dataloaders=data.given,
+                val_dataloaders=self._val_dataloaders,
+                datamodule=data.datamodule,
+            )
+        data.check_not_empty()
 
     def attach(self, run: Run) -> list[Any]:
         """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
@@ -141,23 +156,29 @@ class PortedAdapter(OnLightning):
         ]
 
     def _callbacks(self, run: Run, own_callbacks: list[Any]) -> list[Any]:
+        assert self._lent is not None
         # What the module logs at an epoch's end it may log in a hook, which Lightning calls after most callbacks.
-        has_hook = type(self._module).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end
+        has_hook = type(
+            self._module
+        ).on_train_epoch_end is not pl.LightningModule.on_train_epoch_end or "on_train_epoch_end" in vars(self._module)
         leading, settling = self._first_and_last(
-            run, partial(self._training_started, run), on_epoch_told=lambda: self._tell_all(callbacks)
+            run, partial(self._training_started, run), on_epoch_told=self._lent.tell_all
         )
         resumed = self._resumed
         first = [leading] if resumed is None else [leading, AtFitStart(resumed.before_hooks)]
         last: list[Any] = [settling]
         if resumed is not None:
-            last.insert(0, AtFitStart(lambda: resumed.after_hooks(self._optimizers())))
+            last = [
+                AtFitStart(lambda: resumed.after_hooks(self._optimizers())),
+                AtTrainStart(resumed.accumulate_on),
+                settling,
+            ]
         between = [
             *own_callbacks,
             (LateEpochMetrics if has_hook else EpochMetrics)(run, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest, LateBridge if has_hook else Bridge),
         ]
-        callbacks = [*in_parts([*first, *between], is_ours), LastParts(last)]
-        return callbacks
+        return [*in_parts([*first, *between], is_ours), LastParts(last)]
 
     def _first_and_last(
         self, run: Run, on_started: Callable[[], None], on_epoch_told: Callable[[], None]
@@ -168,16 +189,11 @@ class PortedAdapter(OnLightning):
             self._latest,
             self._settling,
             self._module,
-            is_exhausted=lambda: self._batches is not None and self._batches.is_exhausted,
-            moments=Moments(on_started, partial(validation_logs, run), self._epoch_ends),
+            is_exhausted=lambda: self._data is not None and self._data.draws.is_exhausted,
+            moments=Moments(on_started, partial(validation_logs, run), self._epoch_starts, self._epoch_ends),
             keeps=run.listeners[-1].is_asked_for,  # else nobody takes a state, also not after an error
         )
         return self._leading, self._settling
-
-    def _tell_all(self, callbacks: list[Any]) -> None:
-        trainer: Any = self._trainer
-        if self._is_stopped:
-            trainer.callbacks = callbacks
 
     def _goes_on(self) -> bool:
         """Before each batch is asked for, when Lightning is done with the one before."""
@@ -193,14 +209,17 @@ class PortedAdapter(OnLightning):
 
         Neither the module nor Lightning's own callbacks hear of it as of an epoch's end.
         """
-        trainer: Any = self._trainer
+        assert self._lent is not None
         self._at_cut = self._host_state()
-        self._module.on_train_epoch_end = _nothing  # type: ignore[method-assign]  # until `fit` ends
-        trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
+        self._lent.cut_short()
+
+    def _epoch_starts(self) -> None:
+        if self._data is not None:
+            self._data.draws.give_back_random()
 
     def _epoch_ends(self) -> None:
-        if self._batches is not None and not self._latest.is_cut_short:
-            self._batches.end_epoch()
+        if self._data is not None and not self._latest.is_cut_short:
+            self._data.draws.end_epoch()
         if self._is_stopped and not self._is_attached:
             trainer: Any = self._trainer
             trainer.should_stop = True
@@ -220,15 +239,17 @@ class PortedAdapter(OnLightning):
         if reason is not None and run.listeners[-1].is_asked_for:
             raise ConfigurationError(f"CheckpointManager can't make a checkpoint of this run: {reason}")
         show_metrics(self._trainer, run.logs, shows_own_only=True)
+        if self._data is not None:
+            self._data.warn_if_shorter()
         if not self._trainer.enable_validation:
             run.on_names_known(VALIDATION, [])
         if self._resumed is not None:
-            assert self._batches is not None
-            self._resumed.training_started(run.first_batch, self._batches, self._before_validation)
+            assert self._data is not None
+            self._resumed.training_started(run.first_batch, self._data, self._before_validation)
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
-        return evaluated(self._trainer, self._module, self._source.holder, batch)
+        return evaluated(self._trainer, self._module, None if self._data is None else self._data.datamodule, batch)
 
     def model_state(self) -> dict[str, dict[str, Any]]:
         """The module's state dict."""
@@ -243,6 +264,7 @@ class PortedAdapter(OnLightning):
         return {
             "model": self.model_state(),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
+            "gradients": gradients_state(trainer, self._module),
             "lightning": self._at_cut or self._host_state(),
         }
 
@@ -266,7 +288,8 @@ class PortedAdapter(OnLightning):
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group; none before training starts."""
-        return {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self._optimizers().items()}
+        groups = {name: optimizer.param_groups[0] for name, optimizer in self._optimizers().items()}
+        return {name: float(group["lr"]) for name, group in groups.items() if "lr" in group}
 
     def set_learning_rate(self, optimizer_name: str, value: float) -> None:
         """That of each parameter group, where the module has no schedule for it."""
@@ -283,19 +306,16 @@ class PortedAdapter(OnLightning):
         check_is_ours(candidate)
         if not isinstance(candidate, pl.Callback):
             return False
-        check_counting(candidate)
+        check_counting(candidate, may_accumulate=not self._makes_batches_of_parts)
         return True
 
     def native_metrics(self, callbacks: Sequence[Any]) -> None:
         """The module may log anything."""
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers = list(self._trainer.optimizers)
+        # Where configure_optimizers returns None, Lightning works with one of nothing.
+        optimizers = [optimizer for optimizer in self._trainer.optimizers if optimizer.param_groups]
         return {"optimizer": optimizers[0]} if len(optimizers) == 1 else _numbered(optimizers)
-
-
-def _nothing() -> None:
-    """In the place of a hook."""
 
 
 def _numbered(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.optim.Optimizer]:

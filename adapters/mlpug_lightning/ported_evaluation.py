@@ -14,13 +14,13 @@ from mlpug.step_output import as_step_output
 from mlpug_lightning.host import pl
 
 
-def evaluated(trainer: Any, module: Any, holder: Any, batch: Any) -> StepOutput:
+def evaluated(trainer: Any, module: Any, datamodule: Any, batch: Any) -> StepOutput:
     """What `validation_step` returns for the batch; what it logs isn't.
 
     Args:
         trainer: Lightning's.
         module: the user's.
-        holder: of the training data, whose hooks are used where it is a DataModule.
+        datamodule: whose hooks are used, where the training data is one's; else None.
         batch: as a loader gives it.
 
     Raises:
@@ -32,7 +32,7 @@ def evaluated(trainer: Any, module: Any, holder: Any, batch: Any) -> StepOutput:
             f"{type(module).__name__} has no validation_step to evaluate a batch by: write one that returns the "
             "loss, or give the MetricEvaluator a model_evaluate_func."
         )
-    _attach(trainer, module, holder)
+    _attach(trainer, module, datamodule)
     precision = trainer.precision_plugin
     batch = module._on_before_batch_transfer(precision.convert_input(batch), dataloader_idx=0)
     batch = module._apply_batch_transfer_handler(batch, device=module.device, dataloader_idx=0)
@@ -41,14 +41,14 @@ def evaluated(trainer: Any, module: Any, holder: Any, batch: Any) -> StepOutput:
     return as_step_output(returned, batch)
 
 
-def _attach(trainer: Any, module: Any, holder: Any) -> None:
+def _attach(trainer: Any, module: Any, datamodule: Any) -> None:
     """As Lightning does when training starts, which may not have been yet."""
     module.trainer = trainer
     if trainer.lightning_module is None:
         trainer.strategy.connect(module)
     connector = trainer._data_connector
     if connector._datahook_selector is None:
-        connector.attach_datamodule(module, holder if isinstance(holder, pl.LightningDataModule) else None)
+        connector.attach_datamodule(module, datamodule)
 
 
 @contextmanager

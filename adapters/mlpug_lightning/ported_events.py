@@ -17,6 +17,7 @@ from mlpug_lightning.bridge import LastBridge, tell
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.module import Latest
+from mlpug_lightning.ported_gradients import KeptGradients
 from mlpug_lightning.ported_kept import KeptLogs
 
 VALIDATION = "validation.dataset"  # where in the logs
@@ -60,7 +61,8 @@ class Moments:
 
     on_started: Callable[[], None]  # training starts
     on_sanity_checked: Callable[[Sequence[str]], None]  # the names of the metrics that a validation logs are known
-    on_epoch_ends: Callable[[], None]  # before anybody hears of the end of an epoch
+    on_epoch_starts: Callable[[], None]  # before anybody hears of the start of one
+    on_epoch_ends: Callable[[], None]  # before anybody hears of its end
 
 
 class Leading(pl.Callback):
@@ -109,11 +111,12 @@ class Leading(pl.Callback):
         self._steps = (
             automatic.optim_progress.optimizer.step.total if is_automatic else manual.optim_step_progress.total
         )
-        self._kept = [KeptBuffers(self._module), KeptLogs(trainer, self._module)] if self._keeps else []
+        self._kept = _kept(trainer, self._module) if self._keeps else []
         self._moments.on_started()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
+        self._moments.on_epoch_starts()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -143,6 +146,7 @@ class Leading(pl.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
         loop = trainer.fit_loop.epoch_loop
+        self._latest.is_under_way = False  # where a hook left the rest of the epoch out
         is_complete = loop.batch_progress.is_last_batch or loop._num_ready_batches_reached() or self._is_exhausted()
         self._latest.is_cut_short = not is_complete
         self._told.clear()
@@ -189,6 +193,18 @@ class EpochMetrics(pl.Callback):
 
 class LateEpochMetrics(EpochMetrics, pl.callbacks.Checkpoint):
     """The same, after the module's own hook, which may log too: Lightning tells a `Checkpoint` then."""
+
+
+class AtTrainStart(pl.Callback):
+    """Does something when training starts."""
+
+    is_of_mlpug = True
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._do()
 
 
 class AtFitStart(pl.Callback):
@@ -238,6 +254,10 @@ def as_output(outputs: Any, batch: Any) -> StepOutput:
     if loss is None:
         return StepOutput(math.nan, 0, auxiliary_results)
     return StepOutput(loss, counted(num_samples, batch), auxiliary_results)
+
+
+def _kept(trainer: Any, module: pl.LightningModule) -> list[Any]:
+    return [KeptBuffers(module), KeptLogs(trainer, module), KeptGradients(trainer, module)]
 
 
 def _of_mlpug(listeners: Sequence[Any]) -> list[Any]:

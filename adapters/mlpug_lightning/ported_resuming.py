@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from mlpug_lightning.batches import Batches
 from mlpug_lightning.components import load_component_state
 from mlpug_lightning.host import pl
 from mlpug_lightning.native_callbacks import check_resumable
+from mlpug_lightning.ported_data import LightningData
+from mlpug_lightning.ported_gradients import check_same_accumulation, load_gradients
 from mlpug_lightning.ported_state import load_before_hooks, load_schedules, load_when_started, start_counting
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.state import check_optimizers, load_optimizer_state
@@ -30,6 +31,7 @@ class Resumed:
         self._module = module
         self._state = state
         self._host: Mapping[str, Any] = state["lightning"]
+        self._is_within_an_epoch = False
 
     @property
     def first_epoch(self) -> int:
@@ -37,10 +39,14 @@ class Resumed:
         epoch: int = self._host["loops"]["first_epoch"]
         return epoch
 
-    def start_counting(self, num_epochs: int, num_batches: int) -> None:
+    def start_counting(self, num_epochs: int, num_batches: int, data: LightningData) -> None:
         """Before ``fit``: so many epochs are done, and so many batches of the next."""
-        self._trainer.num_sanity_val_steps = 0  # before training, and this isn't its beginning
-        start_counting(self._trainer, self._host, num_epochs, num_batches)
+        trainer: Any = self._trainer
+        trainer.num_sanity_val_steps = 0  # before training, and this isn't its beginning
+        start_counting(trainer, self._host, num_epochs, num_batches)
+        self._is_within_an_epoch = num_batches > 0
+        # Else Lightning makes the iterators when the epoch begins.
+        trainer.fit_loop._resuming_from_checkpoint = data.goes_on_within_an_epoch
 
     def load_weights(self) -> None:
         """Those of the module."""
@@ -51,7 +57,7 @@ class Resumed:
         trainer: Any = self._trainer
         check_resumable(trainer.callbacks)
         self.load_weights()
-        load_before_hooks(self._trainer, self._module, self._host)
+        load_before_hooks(self._trainer, self._module, self._state)
 
     def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """When everybody has heard of it: the optimizers are those that will train."""
@@ -64,11 +70,24 @@ class Resumed:
             load_optimizer_state(optimizer, self._state["optimizers"][name])
         load_schedules(self._trainer, self._host)
 
-    def training_started(self, num_batches: int, batches: Batches, before_validation: BeforeValidation) -> None:
+    def accumulate_on(self) -> None:
+        """When a callback that says how many batches make an update has checked that nobody else does."""
+        if self._is_within_an_epoch:
+            counts, trainer = self._host["loops"]["accumulate_grad_batches"], self._trainer
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set where no checker sees it
+            if any(isinstance(each, pl.callbacks.GradientAccumulationScheduler) for each in callbacks):
+                trainer.accumulate_grad_batches = counts  # it was set when the epoch began
+            check_same_accumulation(trainer, counts)
+
+    def training_started(self, num_batches: int, data: LightningData, before_validation: BeforeValidation) -> None:
         """Where in its loops Lightning is, and what was logged."""
         loops = self._host["loops"]
         load_when_started(self._trainer, self._module, self._host, num_batches)
+        load_gradients(self._module, self._state["gradients"])
+        if data.draws.requested_in is not None:
+            trainer: Any = self._trainer
+            trainer.fit_loop._last_train_dl_reload_epoch = data.draws.requested_in
         if num_batches and loops["is_last_batch"]:
-            batches.end_epoch()  # before a validation draws: the data has the random state of the rest
+            data.draws.end_epoch()
         if num_batches and not loops["is_settled"]:
             before_validation.load(self._host["before_validation"])

@@ -11,6 +11,7 @@ import torchmetrics
 from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
+from mlpug_lightning.checkpoint_hooks import checkpoint_to_load, kept_by_module
 from mlpug_lightning.host import mid_evaluation, new_result, pl
 from mlpug_lightning.state import load_native_state, loop_state, native_state, start_loops_at
 
@@ -32,13 +33,16 @@ _OF_RESULTS = (
 def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int, is_settled: bool) -> dict[str, Any]:
     """Loops, schedules, callbacks, what was logged, and what the module and its DataModule keep themselves."""
     loop: Any = trainer.fit_loop.epoch_loop
+    progress = loop.batch_progress
     return {
         "loops": {
             **loop_state(trainer, first_epoch),
             "optimizer_steps": trainer.global_step,
             "batches_that_stepped": loop._batches_that_stepped,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "is_settled": is_settled,
-            "is_last_batch": loop.batch_progress.is_last_batch,
+            # And not the one under way, in which an error came.
+            "is_last_batch": progress.is_last_batch and progress.current.processed == progress.current.ready,
         },
         **native_state(trainer),
         "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
@@ -61,14 +65,21 @@ def start_counting(trainer: pl.Trainer, state: Mapping[str, Any], num_epochs: in
     loop._batches_that_stepped = loops["batches_that_stepped"]
 
 
-def load_before_hooks(trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
-    """What Lightning restores before anybody hears that ``fit`` starts: callbacks, and what hooks kept."""
+def load_before_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Mapping[str, Any]) -> None:
+    """What Lightning restores before anybody hears that ``fit`` starts: callbacks, and what hooks kept.
+
+    Args:
+        trainer: Lightning's.
+        module: the user's.
+        whole: of the run, what the adapter's `state` gave.
+    """
+    state = whole["lightning"]
     load_native_state(trainer, state)
-    kept = from_plain(state["kept"], leaf_from_plain)
-    module.on_load_checkpoint({**_as_in_a_checkpoint(trainer, module), **kept["module"]})
+    module.on_load_checkpoint(checkpoint_to_load(trainer, module, whole))
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where no type checker sees it
-    if datamodule is not None and kept["datamodule"]:
-        datamodule.load_state_dict(kept["datamodule"])
+    of_data = from_plain(state["kept"]["datamodule"], leaf_from_plain)
+    if datamodule is not None and of_data:
+        datamodule.load_state_dict(of_data)
     metrics = dict(_metrics_of(module))
     for path, metric_state in state["metrics"].items():
         if path in metrics:
@@ -196,16 +207,7 @@ def _load_results(trainer: Any, module: pl.LightningModule, state: Mapping[str, 
 
 def _kept_by_hooks(trainer: Any, module: pl.LightningModule) -> dict[str, Any]:
     datamodule = trainer.datamodule
-    kept = {"module": {}, "datamodule": {} if datamodule is None else datamodule.state_dict()}
-    if type(module).on_save_checkpoint is not pl.LightningModule.on_save_checkpoint:
-        of_lightning = _as_in_a_checkpoint(trainer, module)
-        checkpoint = dict(of_lightning)
-        module.on_save_checkpoint(checkpoint)
-        kept["module"] = {name: value for name, value in checkpoint.items() if name not in of_lightning}
-    plain: dict[str, Any] = _plain(kept)
-    return plain
-
-
-def _as_in_a_checkpoint(trainer: Any, module: pl.LightningModule) -> dict[str, Any]:
-    """What hooks expect to find in a checkpoint of Lightning."""
-    return {"epoch": trainer.current_epoch, "global_step": trainer.global_step, "state_dict": module.state_dict()}
+    return {
+        "module": kept_by_module(trainer, module),
+        "datamodule": _plain({} if datamodule is None else datamodule.state_dict()),
+    }

@@ -56,9 +56,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Give it back."""
+    optimizer.load_state_dict(native_optimizer_state(state))
+
+
+def native_optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict that torch's optimizer gave."""
     numbered = {int(number): _decoded(values) for number, values in state["state"].items()}
-    groups = from_plain(state["param_groups"], leaf_from_plain)
-    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+    return {"state": numbered, "param_groups": from_plain(state["param_groups"], leaf_from_plain)}
 
 
 def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any]) -> None:

@@ -44,8 +44,7 @@ _OURS = {
     "gradient_clip_algorithm": "pass gradient_clip_norm=... or gradient_clip_value=...",
 }
 _OURS_WHEN_PORTED = {
-    **{name: cure for name, cure in _OURS.items() if not name.startswith("gradient_clip")},
-    "reload_dataloaders_every_n_epochs": "its training data is one dataset, which gives each epoch its batches",
+    name: cure for name, cure in _OURS.items() if not name.startswith(("gradient_clip", "accumulate_grad_batches"))
 }
 _PORTED_DEFAULTS = {name: value for name, value in _DEFAULTS.items() if name != "num_sanity_val_steps"}
 
@@ -152,9 +151,10 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         `training_step` returned, ``training.batch.loss``; for an epoch as ``training.epoch.<name>``; in a validation as
         ``validation.dataset.<name>``. There is no training model to set.
 
-        The training data is given to the `TrainingManager`: a loader, several of them as Lightning takes them, a
-        LightningDataModule, or the module itself where it has a `train_dataloader`. A DataModule, or the module, is
-        prepared and set up when the `TrainingManager` is made.
+        The training data is given to the `TrainingManager`: whatever ``Trainer.fit`` takes, a loader, a collection of
+        them, a LightningDataModule, or the module itself where it has a `train_dataloader`. Lightning asks it, and
+        draws from it, in the order of ``Trainer.fit``. The manager's `num_batches_per_epoch` is Lightning's
+        `limit_train_batches`.
 
         Args:
             module: what is trained. It is the model component ``"model"`` of checkpoints.
@@ -166,6 +166,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             chunkable_batch_wrapper: as above.
             lightning_trainer: a Lightning `Trainer` to train with.
             lightning_arguments: what a Lightning `Trainer` takes, `gradient_clip_val` and `val_check_interval` too.
+                With `accumulate_grad_batches` a batch is what Lightning takes for one, and
+                ``training.batch.did_update_model`` says after which an update came.
 
         Raises:
             ConfigurationError: no LightningModule, parts of batches in manual optimization, an argument that Lightning

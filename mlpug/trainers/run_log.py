@@ -171,7 +171,7 @@ class RunLog:
         """Nothing is counted here."""
 
     def _check_length(self, num_batches: int) -> None:
-        if num_batches == 0:
+        if num_batches == 0 and self.batch_started_at <= self._epoch_started_at:  # none that a hook left out
             raise DatasetError(
                 f"The training dataset gave no batches in epoch {self._current['epoch']}. If it is an iterator, it "
                 "can be read only once: pass a data loader, a list, or another object that gives a fresh iterator "

@@ -41,12 +41,18 @@ class Unnamed(Classifier):
         (lambda: from_lightning(Unnamed()), "training_step takes dataloader_iter"),
         (lambda: from_lightning(Classifier(), max_epochs=3), r"doesn't take max_epochs: .*num_epochs"),
         (lambda: from_lightning(Classifier(), callbacks=[]), r"doesn't take callbacks: .*TrainingManager"),
-        (lambda: from_lightning(Classifier(), accumulate_grad_batches=4), "gradient_accumulation_steps"),
+        (
+            lambda: from_lightning(Classifier(), accumulate_grad_batches=4, batch_chunk_size=2),
+            "accumulate_grad_batches must be 1 with batch_chunk_size or gradient_accumulation_steps",
+        ),
         (lambda: from_lightning(Classifier(), limit_train_batches=4), "num_batches_per_epoch"),
-        (lambda: from_lightning(Classifier(), reload_dataloaders_every_n_epochs=1), "is one dataset"),
         (lambda: from_lightning(Classifier(), acelerator="cpu"), "Did you mean accelerator"),
         (
-            lambda: from_lightning(Classifier(), lightning_trainer=pl.Trainer(accumulate_grad_batches=2, logger=False)),
+            lambda: from_lightning(
+                Classifier(),
+                lightning_trainer=pl.Trainer(accumulate_grad_batches=2, logger=False),
+                gradient_accumulation_steps=2,
+            ),
             "accumulate_grad_batches must be 1",
         ),
         (lambda: from_lightning(Classifier(), lightning_trainer="cpu"), "must be a pytorch_lightning.Trainer"),

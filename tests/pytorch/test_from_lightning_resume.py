@@ -23,7 +23,6 @@ from torch.optim import lr_scheduler as schedules
 
 import mlpug.pytorch as mlp
 from mlpug import checkpoints
-from mlpug.errors import MlpugWarning
 
 
 class Record(mlp.callbacks.Callback):
@@ -133,6 +132,7 @@ RUNS = {
     "stream within epochs": (partial(WithSchedules, step_and_epoch), stream, {"val_check_interval": 2, **WITH_VAL}),
     "two workers": (Classifier, partial(loader, num_workers=2), WITH_VAL),
     "several loaders": (OfTwo, lambda: [loader(), loader(batch_size=8)], WITH_VAL),
+    "several loaders of several lengths": (OfTwo, lambda: [loader(), loader(batch_size=16)], WITH_VAL),
     "with a seed": (Classifier, loader, {"of_manager": {"seed": 3}, **WITH_VAL}),
     "several loaders, with a seed": (
         OfTwo,
@@ -167,11 +167,3 @@ def test_resumed_at_every_rest(name, tmp_path):
         again = Record()
         resumed = ported(make, data, callbacks=[again], seed=1, resume_from=path, **arguments)
         check_resumed(whole, record, resumed, again, num_rows)
-
-
-@SHARES
-def test_loaders_of_several_lengths_that_cant_be_begun_again_are_warned_of(tmp_path):
-    with pytest.warns(
-        MlpugWarning, match=r"The training loaders have \[8, 4\] batches, and the shorter ones begin anew"
-    ):
-        ported(OfTwo, lambda: [loader(), loader(batch_size=16)], callbacks=[Record(tmp_path)], **WITH_VAL)
