@@ -19,22 +19,26 @@ class EpochHooks:
     Args:
         dataset: any kind of data; only a PyDataset with hooks of its own has something to note.
         begins_with_reset: whether a run's first call stands among the noted ones already.
+
+    Attributes:
+        is_needed: whether the data has hooks.
     """
 
     def __init__(self, dataset: Any, begins_with_reset: bool) -> None:
         self._dataset = dataset
         self._begins_with_reset = begins_with_reset
-        self._is_needed = isinstance(dataset, keras.utils.PyDataset) and any(
+        self.is_needed = isinstance(dataset, keras.utils.PyDataset) and any(
             getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name)
             for name in ("on_epoch_begin", "on_epoch_end")
         )
         self._calls: list[tuple[str, Any]] = []  # (hook, random states before it, or None where nobody has drawn)
         self._after: Any = None
         self._to_repeat: dict[str, Any] | None = None
+        self._before_last: Callable[[], None] | None = None
 
     def call(self, name: str, original: Callable[[], None]) -> None:
         """Do what Keras does at this moment, and note it."""
-        if not self._is_needed:
+        if not self.is_needed:
             original()
             return
         if self._to_repeat is not None:
@@ -52,13 +56,22 @@ class EpochHooks:
         calls = self._calls[:-1] if is_within and self._calls else self._calls
         return {"calls": [list(call) for call in calls]}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Repeat them when Keras calls a hook for the first time."""
-        self._to_repeat = state if state["calls"] and self._is_needed else None
+    def set_state(self, state: dict[str, Any], before_last: Callable[[], None] | None = None) -> None:
+        """Repeat them when Keras calls a hook for the first time.
+
+        Args:
+            state: what `state` gave.
+            before_last: called before the end of the latest epoch is repeated, as a part of that epoch.
+        """
+        self._to_repeat = state if state["calls"] and self.is_needed else None
+        self._before_last = before_last
 
     def _repeat(self, state: dict[str, Any]) -> None:
         outer = random_states.capture()
-        for name, before in state["calls"]:
+        last = len(state["calls"]) - 1
+        for place, (name, before) in enumerate(state["calls"]):
+            if place == last and name == "on_epoch_end" and self._before_last is not None:
+                self._before_last()
             if before is not None:
                 random_states.restore_with_generators(before, self._dataset)
             getattr(self._dataset, name)()

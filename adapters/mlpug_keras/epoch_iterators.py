@@ -53,6 +53,26 @@ class ObservedIterator:
     def dataset(self, dataset: Any) -> None:
         host.set_tf_dataset(self._keras, dataset)
 
+    @property
+    def num_left_over(self) -> int:
+        """Batches that workers have loaded and nobody has asked for: Keras begins the next epoch with them."""
+        enqueuer = self._enqueuer
+        return 0 if enqueuer is None else enqueuer.ready_queue.qsize()
+
+    def load_and_leave_over(self, num_taken: int) -> None:
+        """Have the workers load an epoch of which so many batches are asked for."""
+        enqueuer = self._enqueuer
+        enqueuer.start()
+        batches = enqueuer.get()
+        for _ in range(num_taken):
+            next(batches)
+        batches.close()
+        enqueuer.stop()
+
+    @property
+    def _enqueuer(self) -> Any:
+        return getattr(self._keras.data_adapter, "enqueuer", None)
+
     def enumerate_by(self, enumerated: Callable[[Callable[[], Iterator[Any]]], Iterator[Any]]) -> None:
         """Let an epoch have the steps that this function makes of Keras's own."""
         steps_of = self._keras._enumerate_iterator

@@ -81,6 +81,16 @@ class FitData:
         number: int | None = adapter.num_batches
         return number
 
+    def why_not_again(self) -> str | None:
+        """What a resumed run can't give again as it was, and the cure; None: nothing."""
+        if self.steps_per_epoch is None or not leaves_batches_over(self.x, self.steps_per_epoch):
+            return None
+        return (
+            f"The workers of a {type(self.x).__name__} load more batches than the {self.steps_per_epoch} of an epoch, "
+            "and Keras begins the next one with those: a resumed run has other batches than this one would have had. "
+            "Leave out num_batches_per_epoch, or give the dataset workers=1."
+        )
+
     def _can_shuffle(self) -> bool:
         return self.has_arrays or (isinstance(self.x, keras.utils.PyDataset) and self.x.num_batches is not None)
 
@@ -171,6 +181,12 @@ def _arrays_in(given: Any) -> tuple[Any, ...] | None:
 
 def _is_array(given: Any) -> bool:
     return not isinstance(given, (list, tuple, Mapping)) and given is not None and can_convert_arrays(given)
+
+
+def leaves_batches_over(data: Any, num_steps: int) -> bool:
+    """Whether workers have loaded batches of a finite PyDataset that so many steps don't ask for."""
+    has_workers = isinstance(data, keras.utils.PyDataset) and data.workers > 1
+    return has_workers and data.num_batches is not None and num_steps < data.num_batches
 
 
 def is_tf_dataset(given: Any) -> bool:

@@ -58,6 +58,9 @@ class FitDraws(DrawnByHost):
         self._round: Round | None = None
         self._epochs_done = 0
         self._epoch_at: Any = None  # the random states at the beginning of the epoch under way; None: there is none
+        self._latest_at: Any = None  # the random states at the latest beginning, also one to build the model
+        self._left_over: tuple[int, Any] = (0, None)  # see `ObservedIterator`, and the beginning that they come from
+        self._taken_before = 0  # batches that were asked for to build the model
         self._earlier = 0  # batches of the round that belong to earlier epochs
         self._between: dict[str, Any] = {}  # the state before the epoch under way
         self._resumed: dict[str, Any] | None = None
@@ -87,7 +90,7 @@ class FitDraws(DrawnByHost):
         self._observed.enumerate_by(partial(self._enumerated, feed))
         self._is_training = False
         if self._resumed is not None:
-            self._hooks.set_state(self._resumed["hooks"])
+            self._hooks.set_state(self._resumed["hooks"], partial(self._leave_over_again, self._resumed))
             for _ in range(self._resumed["made"] if is_tf_dataset(self.dataset) else 0):
                 iter(self.dataset)
             self._made = self._resumed["made"]
@@ -95,6 +98,7 @@ class FitDraws(DrawnByHost):
     def training_starts(self) -> None:
         """The model is built: what is drawn from here on is trained on."""
         self._is_training = True
+        self._taken_before = 0 if self._round is None else self._round.pulled
 
     def epoch_ends(self) -> None:
         """``fit`` is through with an epoch, of which nothing is left."""
@@ -142,7 +146,7 @@ class FitDraws(DrawnByHost):
         return self._rest
 
     def warn_if_not_rewindable(self) -> None:
-        why_not = None if self.data.has_arrays else self._kind.why_not_again()
+        why_not = None if self.data.has_arrays else self._kind.why_not_again() or self.data.why_not_again()
         if why_not is not None:
             warnings.warn(why_not, MlpugWarning, stacklevel=3)
 
@@ -156,7 +160,9 @@ class FitDraws(DrawnByHost):
         """The steps of an epoch: (first, last, what gives the batches)."""
         number = 0
         steps = iter(self._steps(steps_of))
-        if self._is_training:
+        if not self._is_training:
+            self._latest_at = self._numbers.moment()
+        else:
             resumed, self._resumed = self._resumed, None
             self._begin_epoch(resumed)
             number = 0 if resumed is None else self._leave_out(resumed, steps)
@@ -192,6 +198,7 @@ class FitDraws(DrawnByHost):
 
     def _begin_epoch(self, resumed: dict[str, Any] | None) -> None:
         assert self._observed is not None
+        self._left_over = self._observed.num_left_over, self._latest_at
         self._between = self._state_between()
         if self._seed is not None:
             self._numbers.seed(self._seed, self._epochs_done)
@@ -199,13 +206,15 @@ class FitDraws(DrawnByHost):
             self._go_back(resumed)
         goes_on = self._observed.goes_on and self._round is not None
         self._earlier = self._round.pulled if goes_on and self._round is not None else 0
-        self._epoch_at = self._numbers.moment()
+        self._epoch_at = self._latest_at = self._numbers.moment()
 
     def _go_back(self, resumed: dict[str, Any]) -> None:
         """To where the epoch that is resumed began."""
         assert self._observed is not None
         if not self._kind.can_begin_again:
             return
+        if not self._hooks.is_needed:
+            self._leave_over_again(resumed)
         if resumed["batches"] or resumed["earlier"]:
             self._kind.renew_workers()
             outer = random_states.capture()
@@ -221,6 +230,18 @@ class FitDraws(DrawnByHost):
             self._numbers.restore(resumed["epoch_at"])
         else:
             self._numbers.set_state({**resumed, "stream": None})
+
+    def _leave_over_again(self, resumed: dict[str, Any]) -> None:
+        """Have workers load what they had loaded and nobody had asked for when the epoch began."""
+        num_left, loaded_at = resumed["left_over"]
+        if not num_left or (self._length is not None and self.data.steps_per_epoch):
+            return
+        assert self._observed is not None
+        outer = random_states.capture()
+        self._numbers.restore(loaded_at)
+        num_taken = resumed["taken_before"] if self._length is None else self._length - num_left
+        self._observed.load_and_leave_over(num_taken)
+        random_states.restore(outer)
 
     def _leave_out(self, resumed: dict[str, Any], steps: Iterator[Any]) -> int:
         """Leave out what is done of the epoch that goes on: how many batches that was."""
@@ -295,6 +316,12 @@ class FitDraws(DrawnByHost):
             state["made"] = self._next[0]
         return {**state, "epoch_at": None, "batches": 0, "hooks": self._hooks.state(is_within=False)}
 
+    def _left_over_now(self) -> list[Any]:
+        number, loaded_at = self._left_over
+        if self._epoch_at is None and self._observed is not None:
+            number, loaded_at = self._observed.num_left_over, self._latest_at
+        return [number, moment_to_plain(loaded_at)]
+
     def _state_of_round(self, current: Round | None, earlier: int) -> dict[str, Any]:
         return {
             "read_as": self._read_as,
@@ -305,5 +332,7 @@ class FitDraws(DrawnByHost):
             "first_at": None if current is None else moment_to_plain(current.first_at),
             "variables": None if current is None else current.variables,
             "earlier": earlier,
+            "left_over": self._left_over_now(),
+            "taken_before": self._taken_before,
             **self._numbers.get_state(),
         }

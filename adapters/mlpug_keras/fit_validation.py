@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlpug.datasets import random_states
+from mlpug.errors import MlpugWarning
 from mlpug_keras.epoch_hooks import EpochHooks
 from mlpug_keras.epoch_iterators import ObservedIterator
-from mlpug_keras.fit_data import FitOptions, is_tf_dataset
+from mlpug_keras.fit_data import FitOptions, is_tf_dataset, leaves_batches_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,23 @@ class Validations:
 
     def __init__(self, told: Validation) -> None:
         self._data = told.validation_data
+        self._steps = told.validation_steps
         self._hooks = EpochHooks(self._data, begins_with_reset=False)
         self._count = 0
         self._made = 0  # iterators of the data
         self._observed: Any = None
         self._before: Any = None  # the random states before a resumed run looks at the data once more
+
+    def warn_if_not_rewindable(self) -> None:
+        """Warn where a resumed run can't validate on the same batches."""
+        if self._steps is not None and leaves_batches_over(self._data, self._steps):
+            warnings.warn(
+                f"The workers of the validation data, a {type(self._data).__name__}, load more batches than the "
+                f"{self._steps} of a validation, and Keras begins the next one with those: a resumed run validates on "
+                "other batches than this one would have. Leave out validation_steps, or give the dataset workers=1.",
+                MlpugWarning,
+                stacklevel=2,
+            )
 
     def begin(self) -> None:
         """The next one begins: ``fit`` is about to look at what the data is like, which it does once in a run."""

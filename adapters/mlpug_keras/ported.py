@@ -101,6 +101,9 @@ class PortedAdapter:
         epochs = FitEpochs(run, feed) if draws is None else None
         if not run.first_batch:
             self._state.forget_metrics()
+        keeper: Any = run.dataset
+        if keeper.keeps_states:
+            self._validations.warn_if_not_rewindable()
         with ExitStack() as until_started, unwrapped(), unchanged_errors(), warnings.catch_warnings():
             if draws is None or not isinstance(draws.dataset, GeneratorType):  # which has nothing for the next epoch
                 warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch of unknown length ends
