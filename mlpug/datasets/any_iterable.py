@@ -20,14 +20,12 @@ class AnyIterable:
         dataset: the dataset.
         draws: whether it may draw random numbers when it is asked for a batch.
         keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
-        can_keep_ahead: whether it can be.
         asks_again: whether batches that are done are asked for again, without what the model drew in between.
         can_begin_again: whether it can be iterated again from its start.
     """
 
     draws = True
     keeps_ahead = False
-    can_keep_ahead = True
     asks_again = True
     can_begin_again = True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -39,12 +38,6 @@ class Epochs:
     Attributes:
         dataset: as above.
         keeps_states: whether `state` will be asked for.
-        fetches_ahead: whether the host asks for each batch before the one before it is trained on, where nobody knows
-            which is the last: a resumed run gets that batch as it was.
-        asks_for_end: whether the host asks the dataset for one more batch than its length says, which may draw: then
-            that is done together with the last one.
-        goes_on_from_here: whether a resumed run has done something since that draws, which the stopped one had not
-            finished: the random state stays as it is.
 
     >>> epochs = Epochs(iter("abcde"), num_batches_per_epoch=2)
     >>> list(epochs), list(epochs), list(epochs)
@@ -56,9 +49,6 @@ class Epochs:
     ) -> None:
         self.dataset = dataset
         self.keeps_states = False
-        self.fetches_ahead = False
-        self.asks_for_end = False
-        self.goes_on_from_here = False
         self._group_size = group_size
         # What follows counts the dataset's batches.
         self._num_batches = None if num_batches_per_epoch is None else num_batches_per_epoch * group_size
@@ -78,7 +68,6 @@ class Epochs:
         self._rest: Snapshot | None = None  # the global random state where the resumed run stopped
         self._after_pull: Snapshot | None = None  # the same after batches that were pulled before training started
         self._has_started = True
-        self._has_begun = False  # before the first batch of the next epoch was asked for
         self._shared_draws = SharedDraws()
 
     def __len__(self) -> int:
@@ -94,23 +83,13 @@ class Epochs:
         batches = self._next_epoch()
         return batches if self._group_size == 1 else _groups(batches, self._group_size)
 
-    def begin(self) -> None:
-        """Make the iterator of the epoch that comes next now, unless a resumed run has one to go on with."""
-        if self._has_started and self._batches is None:
-            self._begin()
-            self._has_begun = True
-
     def _next_epoch(self) -> Iterator[Any]:
         done = 0
         ahead: list[Any] = []
-        has_begun, self._has_begun = self._has_begun, False
-        if has_begun and self._stream is None:
-            assert self._starts is not None
-            self._starts = self._starts[0], random_states.capture()  # others may have drawn since it was made
         if self._resumed is not None:
             state, self._resumed = self._resumed, None
             done, ahead = self._go_on(state)
-        elif self._batches is None or not (self._goes_on or has_begun):
+        elif self._batches is None or not self._goes_on:
             if not self._has_started:  # of a native run that is resumed between epochs
                 assert self._rest is not None
                 random_states.restore(self._rest)
@@ -126,9 +105,6 @@ class Epochs:
                 self._begin()  # nothing was left of the round before
                 continue
             done += 1
-            if self.asks_for_end and done == self._num_batches == known_length(self.dataset):
-                with suppress(StopIteration):
-                    self._pull([], is_first_of_group=False)
             yield batch
         if not self._goes_on:
             self._batches = None
@@ -181,12 +157,6 @@ class Epochs:
         check_same_kind(state["read_as"], self.dataset)
         self._resumed = state
         self._has_started = False
-
-    @property
-    def random_at_rest(self) -> Snapshot:
-        """The global random state where the resumed run stopped."""
-        assert self._rest is not None
-        return self._rest
 
     def random_at_start(self) -> Snapshot:
         """What the global random state has to be when the resumed training starts, which is now.
@@ -253,7 +223,7 @@ class Epochs:
         self._pulled, self._first_of_epoch = num_batches, state["of_earlier_epochs"]
         self._set_generators(state["generators"])
         self._stream = None if state["stream"] is None else random_states.from_plain(state["stream"])
-        random_states.restore(outer if self.goes_on_from_here else self._rest)
+        random_states.restore(self._rest)
         return num_batches - self._first_of_epoch, [kind.batch_from_plain(batch) for batch in state["ahead"]]
 
     def _pull(self, ahead: list[Any], is_first_of_group: bool) -> Any:
@@ -284,7 +254,7 @@ class Epochs:
         if looks:
             self._shared_draws.after_pull()
         self._pulled += 1
-        if kind.keeps_ahead or (self.fetches_ahead and kind.can_keep_ahead):
+        if kind.keeps_ahead:
             self._latest.append(batch)
         if not self._has_started:
             self._after_pull = random_states.capture()

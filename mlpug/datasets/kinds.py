@@ -88,7 +88,6 @@ class TorchLoader(AnyIterable):
 class Stateful(AnyIterable):
     """Whatever has `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader does: it knows best."""
 
-    can_keep_ahead = False  # it goes back itself
     asks_again = False
 
     def __init__(self, dataset: Any) -> None:

@@ -6,7 +6,6 @@ from itertools import count, pairwise
 import numpy as np
 import pytest
 
-from mlpug.datasets.epochs import Epochs
 from mlpug.errors import ConfigurationError, DatasetError, MlpugWarning
 
 
@@ -52,32 +51,6 @@ def test_a_dataset_without_a_length_is_iterated_anew_each_epoch(trained_on):
 
 def test_a_shorter_epoch_starts_a_sized_dataset_again_each_time(trained_on):
     assert trained_on(numbered(5), num_batches_per_epoch=2, num_epochs=3) == [[0, 1], [0, 1], [0, 1]]
-
-
-class NotesEnd:
-    """Batches whose iterator notes that it was asked for one more than there are."""
-
-    def __init__(self):
-        self.asked = 0
-
-    def __len__(self):
-        return 3
-
-    def __iter__(self):
-        yield from "abc"
-        self.asked += 1
-
-
-@pytest.mark.parametrize(("asks_for_end", "asked"), [(False, [0, 0, 0]), (True, [0, 0, 1])])
-def test_a_dataset_that_knows_its_length_is_asked_for_its_end_where_the_host_asks(asks_for_end, asked):
-    dataset = NotesEnd()
-    epochs = Epochs(dataset, 3)
-    epochs.asks_for_end = asks_for_end
-    assert [(batch, dataset.asked) for batch in epochs] == list(zip("abc", asked, strict=True))
-    shorter = Epochs(dataset, 2)
-    shorter.asks_for_end = asks_for_end
-    assert list(shorter) == ["a", "b"]
-    assert dataset.asked == asked[-1]
 
 
 def test_an_endless_generator_goes_on_in_the_next_epoch_without_losing_or_repeating_a_batch(trained_on):
