@@ -170,6 +170,9 @@ class FitDraws(DrawnByHost):
         for first, last, pulls in steps if self._group_size == 1 else self._groups(steps, number):
             has_yielded, feed.pulls = True, pulls
             yield first, last, pulls
+        if self._is_training and self.data.steps_per_epoch is None and host.reads_to_end(self.dataset):
+            assert self._round is not None
+            next(self._round.iterator, None)  # what the end draws is drawn before the state is noted
         if not has_yielded:
             feed.pulls = iter(())
             yield last, last, feed.pulls  # Keras needs a step in each epoch; this one finds no batch
@@ -256,8 +259,9 @@ class FitDraws(DrawnByHost):
         if number:
             assert self._rest is not None
             random_states.restore(self._rest)
-            if self._kind.can_begin_again:
+            if self._numbers.are_own:
                 self._numbers.set_state(resumed)
+            # Else the data's own generators have drawn again what they had drawn, also what was read ahead.
         return number
 
     def _pull(self) -> Any:

@@ -95,6 +95,11 @@ def iterators_of_epoch(length: int | None) -> int:
     return 1
 
 
+def reads_to_end(data: Any) -> bool:
+    """Whether ``fit`` asks data for its end in the background: on devices it is one batch ahead, but not there."""
+    return False
+
+
 def tf_dataset(epoch_iterator: Any) -> Any:
     """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
     return epoch_iterator.data_adapter._dataset

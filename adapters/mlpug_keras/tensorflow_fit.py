@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.data_adapters import is_torch_dataloader
 from tensorflow.python.eager import context
 
 from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, as_shares, iterations_to_watch
@@ -94,6 +95,11 @@ def counting(get_iterator: Callable[[], Any], on_made: Callable[[], None]) -> Ca
 def iterators_of_epoch(length: int | None) -> int:
     """How many iterators ``fit`` makes of a `tf.data.Dataset` for an epoch."""
     return 1 if length is None else 2  # the second is made where it ends, and not used
+
+
+def reads_to_end(data: Any) -> bool:
+    """Whether ``fit`` asks data for its end in the background: TensorFlow reads ahead, which a DataLoader notices."""
+    return bool(is_torch_dataloader(data))
 
 
 def tf_dataset(epoch_iterator: Any) -> Any:

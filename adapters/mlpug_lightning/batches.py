@@ -133,6 +133,14 @@ class WholeLoader(CombinedLoader):  # type: ignore[misc]  # Lightning's, whichev
         """The dataset, as Lightning would use it."""
         return self._epochs.dataset
 
+    @property
+    def batch_sampler(self) -> Any:
+        """That of the user's loader: strategies look whether there is one."""
+        found = getattr(self.iterables, "batch_sampler", None)
+        if found is None:
+            raise AttributeError("batch_sampler")
+        return found
+
 
 def detached(tree: Any) -> Any:
     """The same nesting with every tensor cut off from its gradient, so that the graph can be freed."""

@@ -47,7 +47,7 @@ def observed(loader: Any, watch: Watch) -> Any:
         @property
         def batch_sampler(self) -> Any:
             found = kind.batch_sampler.fget(self)
-            if found is None:  # strategies look whether there is one
+            if not hasattr(found, "batch_size"):  # none, or one of each loader; strategies look whether there is one
                 raise AttributeError("batch_sampler")
             return found
 

@@ -211,7 +211,7 @@ def test_loaders_that_changed_cant_be_gone_on_with_within_an_epoch(tmp_path):
     record = Record(tmp_path)
     ported(Classifier, loader, callbacks=[record], **WITH_VAL)
     path, _ = record.rests[2]
-    with pytest.raises(mlp.errors.CheckpointMismatchError, match="where num_batches_per_epoch was 8, and it is 4 now"):
+    with pytest.raises(mlp.errors.CheckpointMismatchError, match="where batch_size was 8, and it is 16 now"):
         ported(Classifier, partial(loader, batch_size=16), resume_from=path, **WITH_VAL)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core import rank_zero
 from pytorch.native_projects import Classifier, Data, loader, val_loader
 from pytorch.native_runs import QUIET, begin, differences, native, ported
 
@@ -171,7 +172,10 @@ def test_no_optimizer(tmp_path):
     assert differences(native(Without, Data), resumed) in ([], ["seen"])
 
 
-def test_what_a_callback_says_is_heard(tmp_path):
+def test_what_a_callback_says_is_heard(tmp_path, monkeypatch):
+    # Else it is said by whichever of Lightning's packages another test has imported last.
+    monkeypatch.setattr(rank_zero, "log", logging.getLogger("pytorch_lightning.utilities.rank_zero"))
+
     class Heard(logging.Handler):
         def __init__(self):
             super().__init__()
