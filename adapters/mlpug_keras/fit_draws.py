@@ -229,6 +229,8 @@ class FitDraws(DrawnByHost):
                 for _ in islice(Pulls(self._pull, iterator), resumed["earlier"]):
                     pass
             random_states.restore(outer)
+        else:
+            self._assign(resumed["variables"])
         if resumed["epoch_at"] is not None:
             self._numbers.restore(resumed["epoch_at"])
         else:
@@ -281,17 +283,23 @@ class FitDraws(DrawnByHost):
 
     def _before_first(self, current: Round) -> None:
         to_restore, self._first_to_restore = self._first_to_restore, None
-        variables = variables_drawn_from(self.dataset)
         if to_restore is not None:
             first_at, values = to_restore
             if not getattr(self.dataset, "workers", 0) > 1:  # else a thread has drawn the order, or is about to
                 self._numbers.restore(first_at)
-            for variable, value in zip(variables, values, strict=False):
-                variable.assign(value)
+            self._assign(values)
         self.order.begin(self._number(current.made_before))
         current.first_at = self._numbers.moment()
-        current.variables = [variable.numpy() for variable in variables]
+        current.variables = self._values()
         self._shared_draws.round_begins()
+
+    def _values(self) -> list[Any]:
+        """Of the variables that a tf.data.Dataset draws from."""
+        return [variable.numpy() for variable in variables_drawn_from(self.dataset)]
+
+    def _assign(self, values: list[Any]) -> None:
+        for variable, value in zip(variables_drawn_from(self.dataset), values, strict=False):
+            variable.assign(value)
 
     def _before_iterator(self) -> None:
         self._next = self._made, self._numbers.moment()
@@ -334,7 +342,7 @@ class FitDraws(DrawnByHost):
             "made": self._made if current is None else current.made_before,
             "made_at": None if current is None else moment_to_plain(current.made_at),
             "first_at": None if current is None else moment_to_plain(current.first_at),
-            "variables": None if current is None else current.variables,
+            "variables": self._values() if current is None else current.variables,
             "earlier": earlier,
             "left_over": self._left_over_now(),
             "taken_before": self._taken_before,
