@@ -103,12 +103,17 @@ class _Native(keras.callbacks.Callback):
         self._tell("epoch_started")
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._model.train_function is not self._function:  # a callback had it made anew
+        if self._is_made_anew():
             self._hearing.close()
             self._hear()
         self._started_at = time.perf_counter()
         if self._num_batches is not None:  # else it is the step that finds out whether there is another one
             self._tell("batch_started", None)
+
+    def _is_made_anew(self) -> bool:
+        """Whether a callback had Keras make the train function again: one that wraps it calls it all the same."""
+        function = self._model.train_function
+        return function is not self._function and str(getattr(function, "__module__", "")).startswith("keras.")
 
     def _batch_trained(self) -> None:
         started_at, self._started_at = self._started_at, None

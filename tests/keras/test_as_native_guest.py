@@ -183,6 +183,31 @@ def test_a_train_function_that_a_callback_has_made_anew_is_heard_too(is_first):
     assert heard.counts == counts
 
 
+class Wraps(keras.callbacks.Callback):
+    """Counts the steps, as who measures them does."""
+
+    num_steps = 0
+
+    def on_train_begin(self, logs=None):
+        function = self.model.train_function
+
+        def counting(*arguments):
+            self.num_steps += 1
+            return function(*arguments)
+
+        self.model.train_function = counting
+
+
+def test_a_train_function_that_a_callback_has_wrapped_stays_wrapped():
+    wraps, heard = Wraps(), Heard()
+    alone, expected, counts = fit(sequential, lambda: (X, Y), Wraps(), batch_size=6)
+    model, history, _ = fit(sequential, lambda: (X, Y), mlp.callbacks.as_native(heard), wraps, batch_size=6)
+    assert history == expected
+    assert_same_weights(model, alone)
+    assert heard.counts == counts
+    assert wraps.num_steps == sum(counts)
+
+
 def test_two_of_them_hear_the_same_and_leave_nothing_behind():
     alone, expected, counts = fit(sequential, lambda: (X, Y), batch_size=6)
     first, second = Heard(), Heard()
