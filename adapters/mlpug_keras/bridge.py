@@ -171,10 +171,7 @@ class Callbacks(keras.callbacks.CallbackList):
         on_started: Callable[[], None],
         on_cut_short: Callable[[], bool],
     ) -> None:
-        callbacks: list[keras.callbacks.Callback] = [feed]
-        for are_native, group in groupby(run.listeners, key=is_native):
-            neighbours = list(group)
-            callbacks += neighbours if are_native else [Bridge(neighbours, feed, latest, run)]
+        callbacks: list[keras.callbacks.Callback] = [feed, *as_callbacks(run, feed, latest)]
         super().__init__(
             callbacks,
             add_history=True,
@@ -240,6 +237,15 @@ class Callbacks(keras.callbacks.CallbackList):
         if self._running_loss is None:
             return {}
         return NativeLogs(logs=self._logs, of_host={"loss": self._running_loss.value}, within_epoch=within_epoch)
+
+
+def as_callbacks(run: Run, epoch: Epoch, latest: Latest) -> list[keras.callbacks.Callback]:
+    """The listeners of a run in their order: native callbacks as they are, and a `Bridge` for mlpug's between them."""
+    callbacks: list[keras.callbacks.Callback] = []
+    for are_native, group in groupby(run.listeners, key=is_native):
+        neighbours = list(group)
+        callbacks += neighbours if are_native else [Bridge(neighbours, epoch, latest, run)]
+    return callbacks
 
 
 def tell(listeners: Sequence[Any], event: str, *arguments: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from sys import getrefcount
 from typing import Any
 
@@ -13,7 +12,7 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from mlpug.adapter import Run
 from mlpug.callbacks.native_names import NativeLogs
-from mlpug_keras.bridge import Bridge, listening, tell
+from mlpug_keras.bridge import Bridge, as_callbacks, listening, tell
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
 from mlpug_keras.native_callbacks import is_native
@@ -52,10 +51,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
     def __init__(
         self, model: keras.Model, latest: Latest, run: Run, feed: FitFeed, moments: Moments, of_host: set[str]
     ) -> None:
-        callbacks: list[keras.callbacks.Callback] = []
-        for are_native, group in groupby(run.listeners, key=is_native):
-            neighbours = list(group)
-            callbacks += neighbours if are_native else [Bridge(neighbours, feed, latest, run)]
+        callbacks = as_callbacks(run, feed, latest)
         super().__init__(
             callbacks,
             add_history=True,

@@ -180,11 +180,15 @@ class FitDraws(DrawnByHost):
     def _steps(self, steps_of: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Keras's own, observed."""
         steps = steps_of()
-        while (step := self._numbers.drawn(partial(next, steps, None))) is not None:
+        pulls: Pulls | None = None
+        draw = partial(next, steps, None)
+        while (step := self._numbers.drawn(draw)) is not None:
             first, last, iterator = step
             if self._round is None or self._round.iterator is not iterator:
                 self._round = Round(iterator, *self._next)
-            yield first, last, Pulls(self._pull, iterator)
+            if pulls is None or pulls.iterator is not iterator:
+                pulls = Pulls(self._pull, iterator)
+            yield first, last, pulls
 
     def _groups(self, steps: Iterator[Any], number: int) -> Iterator[Any]:
         """So many steps as one; fewer where the epoch ends."""

@@ -203,7 +203,6 @@ class PortedAdapter:
     def attach(self, run: Run) -> FitStep:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
         self._listeners = run.listeners
-        self._state.keeps_metrics = False  # it is gone on with between epochs only
         return self._step
 
     def beside_fit(

@@ -25,17 +25,12 @@ from mlpug_keras.state import (
 
 
 class PortedState:
-    """The state of a compiled model, its optimizers and its metrics.
-
-    Attributes:
-        keeps_metrics: whether a state has the running sums of the metrics, which those between two epochs don't need.
-    """
+    """The state of a compiled model, its optimizers and its metrics."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._batch: Any = None  # what a batch is like, by which a resumed run builds the model
         self._metrics_to_load: list[Any] = []
-        self.keeps_metrics = True
         self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
 
     def see(self, batch: Any) -> None:

@@ -35,6 +35,8 @@ def needs_batch(model: keras.Model) -> bool:
 
 def shown(batch: Any) -> Any:
     """A batch of ``fit`` as callbacks see it: Keras's data has a None as what TensorFlow calls an Optional."""
+    if not any(isinstance(leaf, tf.experimental.Optional) for leaf in tf.nest.flatten(batch)):
+        return batch  # of each batch: nothing is built anew where there is nothing to replace
     return keras.tree.map_structure(lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, batch)
 
 
