@@ -111,7 +111,7 @@ def main() -> None:
     )
     print_medians(f"{options.host}, a batch", times)
     print_ratio_header()
-    print_ratio(f"{PORTED} / {NATIVE}", times[PORTED], times[NATIVE], "<= 1.1")
+    print_ratio(f"{PORTED} / {NATIVE}", times[PORTED], times[NATIVE], "<= 1.03")
     turns = in_turns({name: partial(seated, train) for name, train in contestants.items() if name != PORTED})
     print_added(turns, NATIVE, {ATTACHED: "<= 20", LISTENED_TO: ""})
 

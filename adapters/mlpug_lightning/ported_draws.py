@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -221,7 +222,8 @@ class Draws:
         self._round = Round(number, random_states.capture(), loaders.generator_states())
         make_iterators()
         self._shared_draws.round_begins()
-        self._leave(outer)
+        if outer is not None:
+            self._leave(outer)
 
     def _begin_again(self, place: Place, loader: Any, make_iterators: Callable[[], Any]) -> None:
         """Let Lightning draw again what is done, and leave it out."""
@@ -261,19 +263,20 @@ class Draws:
             self._before = Unfinished(None, loaders.generator_states(), loaders.states(), now.stream)
             if not now.pulled:
                 now.loaders = self._before.loaders
+        return self._one(now) if self._group_size == 1 else self._several(now)
+
+    def _several(self, now: Round) -> Group:
         batches: list[Any] = []
-        while len(batches) < self._group_size and not self.is_exhausted:
-            if self._limit is not None and now.pulled >= self._limit:
-                break
-            try:
+        with suppress(StopIteration):
+            while len(batches) < self._group_size and (self._limit is None or now.pulled < self._limit):
                 batches.append(self._one(now))
-            except StopIteration:
-                self.is_exhausted = True
         if not batches:
             raise StopIteration
-        return batches[0] if self._group_size == 1 else Group(batches)
+        return Group(batches)
 
     def _one(self, now: Round) -> Any:
+        if self.is_exhausted:
+            raise StopIteration
         outer = None
         if now.stream is not None:
             outer = random_states.capture()
@@ -285,8 +288,12 @@ class Draws:
             if looks:
                 self._shared_draws.before_pull()
             batch = self._pull() if self._loaders.is_one or not self._keeps_states else self._noting_restarts(now)
+        except StopIteration:
+            self.is_exhausted = True
+            raise
         finally:
-            self._leave(outer)
+            if outer is not None:
+                self._leave(outer)
         if looks:
             self._shared_draws.after_pull()
         now.pulled += 1
@@ -301,12 +308,11 @@ class Draws:
                 now.restarts[number] = (now.pulled, before)
         return batch
 
-    def _leave(self, outer: Snapshot | None) -> None:
-        """Leave the data's own random numbers, where it has some, for everybody's."""
-        if outer is not None:
-            assert self._round is not None
-            self._round.stream = random_states.capture()
-            random_states.restore(outer)
+    def _leave(self, outer: Snapshot) -> None:
+        """Leave the data's own random numbers for everybody's."""
+        assert self._round is not None
+        self._round.stream = random_states.capture()
+        random_states.restore(outer)
 
 
 def _nothing() -> Any:
