@@ -52,8 +52,7 @@ def layers():
 def compiled(model, **options):
     model.compile(
         optimizer=keras.optimizers.Adam(0.02),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        **{"metrics": ["accuracy"], **options},
+        **{"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"], **options},
     )
     return model
 
@@ -64,6 +63,11 @@ def sequential(**options):
 
 def unbuilt(**options):
     return compiled(keras.Sequential(layers()), **options)
+
+
+def one_layer(**options):
+    """Its loss is one mean and nothing else."""
+    return compiled(keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), loss="mse", metrics=["mse"], **options)
 
 
 class OrderOfSamples(keras.metrics.Metric):

@@ -38,12 +38,12 @@ class BatchLoss:
         """Within, a step is called; afterwards the result has the loss, and what it is the mean over, if known."""
         found: dict[str, Any] = {}
         with ExitStack() as stack:
-            heard = [stack.enter_context(_updates_of(metric)) for metric in self._candidates()]
+            heard = [(metric, stack.enter_context(_updates_of(metric))) for metric in self._candidates()]
             yield found
-        for updates in heard:
+        for metric, updates in heard:
             usable = [pair for pair in updates if all(map(self._is_usable, pair))]
             if usable and len(usable) == len(updates):
-                loss, count = _mean(usable)
+                loss, count = _mean(usable, metric.dtype)
                 found[LOSS] = loss
                 if count is not None and not self._counts_whole_batch:
                     found[NUM_SAMPLES] = count
@@ -115,11 +115,18 @@ def as_shares(found: Mapping[str, Any], num_replicas: int) -> dict[str, Any]:
     return shares
 
 
-def _mean(updates: Updates) -> tuple[Any, Any]:
-    """The mean of all values, and the sum of their weights; None where there are none."""
+def _mean(updates: Updates, dtype: Any) -> tuple[Any, Any]:
+    """The mean of all values, and the sum of their weights; None where there are none.
+
+    It is computed from the product that the metric computes, by the same operations: a compiler that had to give out
+    the loss itself would compute the metric in another way than it does alone, and to other last bits.
+    """
     (values, weight), *more = updates
     if not more and not len(getattr(values, "shape", ())):
-        return values, weight
+        if weight is None:
+            return values, None
+        factor = ops.broadcast_to(ops.convert_to_tensor(weight, dtype=dtype), ops.shape(values))
+        return ops.cast(values, dtype) * factor / factor, weight
     totals, weights = [], []
     for values, weight in updates:
         values = ops.cast(values, "float32")

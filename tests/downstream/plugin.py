@@ -38,7 +38,8 @@ class Downstream:
     def __init__(self, way, path):
         self.way, self.path = way, path
         self.noted = {} if way == "natively" else pickle.loads(path.read_bytes())
-        self.refusals = refusals(way)
+        self.refusals = listed(f"refused_{way}.txt")
+        self.not_repeatable = listed("not_repeatable.txt")
         self.fits = Fits(way, self.noted)
         self.counts = dict.fromkeys(("as natively", "refused", "failed", "without fit"), 0)
 
@@ -46,9 +47,10 @@ class Downstream:
     def pytest_collection_modifyitems(self, items):
         """Refuse a list with a test that isn't in its file."""
         names, files = {name_of(item) for item in items}, {item.path.name for item in items}
-        unknown = [name for name in self.refusals if name.split("::")[0] in files and name not in names]
+        in_lists = [*self.refusals, *self.not_repeatable]
+        unknown = [name for name in in_lists if name.split("::")[0] in files and name not in names]
         if unknown:
-            raise pytest.UsageError(f"listed as refused, and not among Keras's tests: {', '.join(unknown)}")
+            raise pytest.UsageError(f"listed, and not among Keras's tests: {', '.join(unknown)}")
 
     def pytest_runtest_setup(self, item):
         keras.utils.set_random_seed(SEED)
@@ -64,14 +66,14 @@ class Downstream:
     def judge(self, item, report):
         """Say what became of a test: of those that ``fit`` by mlpug, or that failed."""
         name = name_of(item)
-        listed, refusal = self.refusals.pop(name, None), self.fits.refusal
-        wrong = [] if report.failed else self.fits.differences
-        if refusal is not None and listed is not None and listed in refusal:
+        words, refusal = self.refusals.pop(name, None), self.fits.refusal
+        wrong = [] if report.failed or name in self.not_repeatable else self.fits.differences
+        if refusal is not None and words is not None and words in refusal:
             report.outcome, report.longrepr = "passed", None
             self.counts["refused"] += 1
             return
-        if listed is not None and not report.failed:
-            wrong = [f"it is listed as refused, by {listed!r}, and this was said: {refusal}", *wrong]
+        if words is not None and not report.failed:
+            wrong = [f"it is listed as refused, by {words!r}, and this was said: {refusal}", *wrong]
         elif refusal is not None and self.fits.works_natively:
             wrong = [f"it isn't listed as refused: {refusal}", *wrong]
         if wrong:
@@ -92,9 +94,9 @@ def name_of(item):
     return "::".join([item.path.name, *item.nodeid.split("::")[1:]])
 
 
-def refusals(way):
-    """What this backend refuses: of each test the words of mlpug's that say it."""
-    path = FOLDER / f"refused_{way}.txt"
+def listed(file_name):
+    """The tests in a list that are of this backend: of each what the list says of it."""
+    path = FOLDER / file_name
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [[part.strip() for part in line.split("|")] for line in lines if line.strip() and not line.startswith("#")]
     return {name: words for backends, name, words in rows if keras.config.backend() in backends.split()}

@@ -1,5 +1,7 @@
 """A compiled model that mlpug trains is what its own ``fit`` makes of it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from compiled_models import (
@@ -11,6 +13,7 @@ from compiled_models import (
     assert_same_weights,
     batches,
     functional,
+    one_layer,
     own_compute_loss,
     own_train_step,
     sequential,
@@ -22,6 +25,11 @@ from compiled_models import (
 def two_outputs():
     x, y = arrays()
     return x, {"kind": y, "size": x.sum(axis=1, keepdims=True)}
+
+
+def distances():
+    x, _ = arrays(40)
+    return x, np.random.default_rng(1).random((40, 3))
 
 
 def with_sample_weights():
@@ -47,6 +55,8 @@ CASES = {
     "sequential, PyDataset in order": (sequential, as_sequence, {"shuffle": False}),
     "sequential, PyDataset with sample weights": (weighted, as_weighted_sequence, {}),
     "sequential, PyDataset with class weights": (weighted, as_sequence, {"class_weight": {0: 1.0, 1: 3.0}}),
+    "one layer, a weighted loss": (partial(one_layer, loss_weights=0.7), distances, {"batch_size": 20}),
+    "one layer, a loss weighted more": (partial(one_layer, loss_weights=3.3), distances, {"batch_size": 20}),
     "unbuilt, arrays": (unbuilt, arrays, {"batch_size": BATCH_SIZE}),
     "unbuilt, PyDataset": (unbuilt, as_sequence, {}),
     "functional, two outputs": (functional, two_outputs, {"batch_size": BATCH_SIZE}),
@@ -60,7 +70,7 @@ def test_it_trains_as_fit_does(backend, case):
     make, data, options = CASES[case]
     validates = list(CASES).index(case) % 2 == 0
     if validates:
-        options = options | {"validation_data": two_outputs() if make is functional else arrays()}
+        options = options | {"validation_data": data() if data in (two_outputs, distances) else arrays()}
     native = NativeRun(make, data, **options)
     ported = PortedRun(backend.mlp, make, data, **options).start()
     assert ported.logs.seen == native.logs.seen
