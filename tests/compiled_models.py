@@ -67,7 +67,9 @@ def unbuilt(**options):
 
 def one_layer(**options):
     """Its loss is one mean and nothing else."""
-    return compiled(keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), loss="mse", metrics=["mse"], **options)
+    return compiled(
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), loss="mse", metrics=["mse"], **options
+    )
 
 
 class OrderOfSamples(keras.metrics.Metric):

@@ -92,6 +92,14 @@ def overrides(model: keras.Model, *names: str) -> list[str]:
     ]
 
 
+def own_train_function(model: keras.Model) -> Any:
+    """What the user has put in the place of the train function that the model makes; None where nobody has."""
+    function = model.train_function
+    if function is None or overrides(model, "make_train_function"):
+        return None
+    return None if str(getattr(function, "__module__", "")).startswith("keras.") else function
+
+
 _TELL_METRICS = ("train_step", "test_step", "make_train_function", "make_test_function", "compute_metrics")
 
 

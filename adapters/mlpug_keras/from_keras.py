@@ -9,7 +9,7 @@ import keras
 
 from mlpug.errors import ConfigurationError
 from mlpug.validation import checked_count
-from mlpug_keras.compiled_model import metric_names, overrides
+from mlpug_keras.compiled_model import metric_names, overrides, own_train_function
 from mlpug_keras.devices import check_one_device
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.fit_validation import Validation
@@ -54,6 +54,12 @@ def _check_model(model: Any) -> None:
         raise ConfigurationError(
             f"The {name} was compiled without an optimizer, so that nothing would be trained: give "
             "model.compile(optimizer=...) one."
+        )
+    own = own_train_function(model)
+    if own is not None:
+        raise ConfigurationError(
+            f"The {name}'s train_function is {own!r}, which isn't made by the model, and from_keras trains by the "
+            "model's own step: change train_step or make_train_function instead, and set train_function to None."
         )
     if model.steps_per_execution != 1:
         raise ConfigurationError(

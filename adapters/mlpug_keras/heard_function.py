@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import GeneratorType
@@ -9,8 +10,9 @@ from typing import Any
 
 import keras
 
+from mlpug.errors import MlpugWarning
 from mlpug_keras.batch_loss import BatchLoss, taken_from
-from mlpug_keras.compiled_model import patched
+from mlpug_keras.compiled_model import own_train_function, patched
 
 Told = tuple[dict[str, Any], Any, Any, bool]  # what `taken_from` gives
 
@@ -41,6 +43,21 @@ class HeardFunction:
         self._host = host
         self._kept = model.train_function
         self.listeners: list[Listener] = []
+        own = own_train_function(model)
+        self._native = self._telling() if own is None else own
+        if own is not None:
+            warnings.warn(
+                f"model.train_function is {own!r}, which isn't made by the model: as_native leaves it as it is, and "
+                "knows no batch's own loss, but only the mean over the epoch so far, which fit shows. For the loss of "
+                "each batch, change train_step instead.",
+                MlpugWarning,
+                stacklevel=2,
+            )
+        model.train_function = self
+
+    def _telling(self) -> Any:
+        """The function as the model makes it, of a step that tells its loss."""
+        model, host = self._model, self._host
         telling = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts_whole_batch=False))
 
         def step(*arguments: Any) -> Any:
@@ -51,8 +68,7 @@ class HeardFunction:
         model.train_function = None  # as ``fit`` finds it the first time: a model's own method may take no arguments
         with patched(model, train_step=step):
             model.make_train_function()
-        self._native = model.train_function
-        model.train_function = self
+        return model.train_function
 
     def __call__(self, *arguments: Any) -> Any:
         """Train on the next batch; the same arguments and result as Keras's own function."""

@@ -9,6 +9,7 @@ import pytest
 from compiled_models import arrays, assert_same_weights, compiled, layers, sequential, unbuilt
 
 from mlpug.callbacks import Callback
+from mlpug.errors import ConfigurationError, MlpugWarning
 
 mlp = importlib.import_module(f"mlpug.{keras.config.backend()}")
 NUM_EPOCHS = 3
@@ -206,6 +207,30 @@ def test_a_train_function_that_a_callback_has_wrapped_stays_wrapped():
     assert_same_weights(model, alone)
     assert heard.counts == counts
     assert wraps.num_steps == sum(counts)
+
+
+def test_a_train_function_that_was_wrapped_before_is_called_and_its_mean_losses_are_told():
+    alone, expected, counts = fit(sequential, lambda: (X, Y), Wraps(), batch_size=6)
+    wraps, heard = Wraps(), Heard()
+    with pytest.warns(MlpugWarning, match="isn't made by the model.* only the mean over the epoch so far"):
+        model, history, _ = fit(sequential, lambda: (X, Y), wraps, mlp.callbacks.as_native(heard), batch_size=6)
+    assert history == expected
+    assert_same_weights(model, alone)
+    assert heard.counts == counts
+    assert wraps.num_steps == sum(counts)
+    last_of_epochs = np.cumsum(counts) - 1
+    np.testing.assert_array_equal(np.array(heard.losses)[last_of_epochs], history["loss"])
+    assert "counting" in model.train_function.__name__
+
+
+def test_from_keras_refuses_a_train_function_that_the_model_has_not_made():
+    model = sequential()
+    model.train_function = lambda iterator: {"loss": 0.0}
+    with pytest.raises(ConfigurationError, match=r"train_function is <function.*change train_step"):
+        mlp.trainers.DefaultTrainer.from_keras(model)
+    model.train_function = None
+    model.fit(X, Y, verbose=0)
+    mlp.trainers.DefaultTrainer.from_keras(model)  # with the function that fit has made
 
 
 def test_two_of_them_hear_the_same_and_leave_nothing_behind():
