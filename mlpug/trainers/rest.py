@@ -69,9 +69,9 @@ class Rest:
                 self._rest()
 
     def training_ended(self) -> None:
-        """The last rest is where the latest one was."""
-        self._is_running = False
+        """The last rest is where the latest one was. After an error in it, `after_error` tries once more."""
         self._tell(is_last=True)
+        self._is_running = False
 
     def after_error(self) -> None:
         """The same after an error, which matters more than one here: that is only logged."""

@@ -196,6 +196,24 @@ def test_a_save_in_the_background_that_fails_last_is_raised_at_the_end_and_tried
     assert contents(tmp_path) == {LATEST: 4, TRAINING: 4}
 
 
+def test_the_last_save_is_tried_again_where_it_fails_once(train, tmp_path, monkeypatch):
+    real, written, failed = checkpoints.save, [], []
+
+    def fails(path, state, description=None):
+        if path.name in (LATEST, TRAINING):
+            if len(written) == 2 and not failed:
+                failed.append(path)
+                raise CheckpointWriteError("no room")
+            written.append(path.name)
+        real(path, state, description)
+
+    monkeypatch.setattr(checkpoints, "save", fails)
+    with pytest.raises(CheckpointWriteError, match="no room"):
+        train(num_batches=5, create_checkpoint_every=4)
+
+    assert contents(tmp_path) == {LATEST: 5, TRAINING: 5}
+
+
 def test_an_error_in_writing_ends_training_and_leaves_the_older_file(train, tmp_path, monkeypatch):
     calls = []
     real = os.fsync
