@@ -9,14 +9,16 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_PREEMPTION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+from mlpug.trainers.child_processes import ChildProcesses
+
+_PREEMPTION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
 class Signals:
-    """While entered, the first Ctrl-C, SIGTERM or SIGUSR1 calls a function; a second one ends at once as usual.
+    """While entered, the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP calls a function; a second one ends at once as usual.
 
     Signals can be handled on the main thread only: training on another thread leaves them as they are. A handler that
-    the script has installed for SIGTERM or SIGUSR1 stays.
+    the script has installed for SIGTERM, SIGUSR1 or SIGHUP stays. See `ChildProcesses` for what becomes of those.
 
     Attributes:
         received: the signal that came first, or None.
@@ -26,6 +28,7 @@ class Signals:
         self._on_first = on_first
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
+        self._children: ChildProcesses | None = None
         self.received: signal.Signals | None = None
 
     @property
@@ -39,6 +42,7 @@ class Signals:
             for number in (signal.SIGINT, *_PREEMPTION):
                 if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL:
                     self._previous[number] = signal.signal(number, self._came)
+        self._children = ChildProcesses(number for number in self._previous if number != signal.SIGINT)
         return self
 
     def __exit__(
@@ -47,6 +51,9 @@ class Signals:
         for number, previous in self._previous.items():
             # None: a handler that wasn't installed from Python, and can't be from here.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        children, self._children = self._children, None
+        if self.exit_status is not None and children is not None:
+            children.pass_on(self.exit_status - 128)
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

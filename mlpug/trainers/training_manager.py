@@ -151,7 +151,7 @@ class TrainingManager:
         """Train until all epochs are done, somebody stops it, or an exception ends it.
 
         Ctrl-C lets the batch finish, tells every callback, and returns; pressed twice it raises KeyboardInterrupt at
-        once. SIGTERM and SIGUSR1 do the same, and end the process with 128 + their number.
+        once. SIGTERM, SIGUSR1 and SIGHUP do the same, and end the process with 128 + their number.
 
         Args:
             resume_from: a training checkpoint: training goes on from there as if it had never stopped. ``"auto"``: the
@@ -164,7 +164,7 @@ class TrainingManager:
             CheckpointError: the training checkpoint can't be read, is damaged, or is that of another model or
                 optimizer. With ``"auto"``: there are training checkpoints, but all of them are damaged.
             NonFiniteLoss: a loss or a gradient isn't finite, and the trainer was told to raise.
-            SystemExit: SIGTERM or SIGUSR1 ended training.
+            SystemExit: SIGTERM, SIGUSR1 or SIGHUP ended training.
             Exception: whatever the model, the data or a callback raised, unchanged.
         """
         self.trainer.check_ready()
