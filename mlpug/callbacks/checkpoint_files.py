@@ -159,7 +159,7 @@ def _saved_at(path: Path) -> float:
     with contextlib.suppress(CheckpointError, TypeError, ValueError, OverflowError):
         saved_at: Any = checkpoints.describe(path).description.get("saved_at")
         return datetime.fromisoformat(saved_at).timestamp()
-    return path.stat().st_mtime
+    return path.lstat().st_mtime  # of a link that leads nowhere its own
 
 
 def facts(logs: Mapping[str, Any], backend: str, global_iter: int) -> dict[str, Any]:

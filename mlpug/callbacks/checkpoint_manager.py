@@ -157,11 +157,31 @@ class CheckpointManager(Callback):
         return () if self._metric is None else (self._metric,)
 
     def get_state(self) -> Any:
-        """The best metric so far."""
-        return {"best": self._best, "has_looked": self._has_looked, "has_found": self._has_found}
+        """The best metric so far; nothing where none is monitored."""
+        if self._metric is None:
+            return {}
+        best = {"best": self._best, "has_looked": self._has_looked, "has_found": self._has_found}
+        return {**best, "metric": self._metric, "opt_mode": self._schedule.opt_mode}
 
     def set_state(self, state: Any) -> None:
-        """Go on from there."""
+        """Go on from there; of another metric, or where the other way is better, the best value is none of this one."""
+        if not state or self._metric is None:
+            return
+        there = (
+            state.get("metric", self._metric),
+            state.get("opt_mode", self._schedule.opt_mode),
+        )  # older files: neither
+        here = self._metric, self._schedule.opt_mode
+        if there != here and state["best"] is not None:
+            self.manager.logs.pop("best", None)
+            warnings.warn(
+                f"The best model of the run before was the one with the best {_named(*there)}: {state['best']:g}. "
+                f"This run is to look at {_named(*here)}, whose best value begins anew, and its first best model "
+                "replaces that one. Give another base_checkpoint_filename to keep it.",
+                MlpugWarning,
+                stacklevel=2,
+            )
+            return
         self._best = state["best"]
         self._has_looked, self._has_found = state["has_looked"], state["has_found"]
 
@@ -174,7 +194,7 @@ class CheckpointManager(Callback):
         if not self._schedule.training:
             return None
         if self._has_own_base:
-            return [self._files.training] if self._files.training.exists() else []
+            return [self._files.training] if os.path.lexists(self._files.training) else []
         return training_checkpoints_in(self._files.directory)
 
     def resumed_from(self, path: PathLike) -> None:
@@ -295,6 +315,10 @@ class CheckpointManager(Callback):
                 "writes it before the CheckpointManager, and look at it when it is there."
             )
         return f"{self._metric} was never a number that is better than another: it was NaN, or infinitely bad."
+
+
+def _named(metric: str | None, opt_mode: str) -> str:
+    return "no metric" if metric is None else f"{metric} ({opt_mode})"
 
 
 def _or_usual(period: int | None, usual: int) -> int:

@@ -10,7 +10,13 @@ from typing import Any
 
 from mlpug import checkpoints
 from mlpug.callbacks.callback import Callback
-from mlpug.errors import CheckpointDamagedError, CheckpointError, ConfigurationError, MlpugWarning
+from mlpug.errors import (
+    CheckpointDamagedError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    MlpugWarning,
+)
 
 
 def state_to_resume(resume_from: Any, callbacks: Sequence[Callback]) -> tuple[Path, dict[str, Any]] | None:
@@ -53,6 +59,11 @@ def _newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
             state = checkpoints.load(path)
         except CheckpointDamagedError as error:
             damaged.append(error)
+            continue
+        except CheckpointNotFoundError:
+            if not path.is_symlink():
+                raise
+            damaged.append(CheckpointDamagedError(f"{path} is a link to {os.readlink(path)}, where there is no file."))
             continue
         if damaged:
             warnings.warn(

@@ -94,13 +94,23 @@ class RunState:
         Raises:
             CheckpointMismatchError: the state is of another kind of run; nothing has changed.
         """
+        try:
+            self._load(state, name)
+        except KeyError as error:
+            raise CheckpointMismatchError(
+                f"{name} has no {error.args[0]!r}, which a training checkpoint has: it was changed after it was saved, "
+                "or something else than mlpug has made it. Resume from another one."
+            ) from error
+        self._resumed = state
+
+    def _load(self, state: dict[str, Any], name: str) -> None:
         self._check(state, name)
+        here = state["processes"][self._adapter.process.rank]
+        random, data, _, _ = here["random"], here["data"], state["logs"], state["callbacks"]
         self._adapter.load_state(state)
         self._run_log.set_state(state["run"])
-        here = state["processes"][self._adapter.process.rank]
-        self._random = random_states.from_plain(here["random"])
-        self._epochs.load_state(here["data"], self._random)
-        self._resumed = state
+        self._random = random_states.from_plain(random)
+        self._epochs.load_state(data, self._random)
 
     def restore(self) -> None:
         """What callbacks and random numbers of a resumed run go on with, now that all have heard of the start."""
@@ -142,6 +152,11 @@ class RunState:
             raise CheckpointMismatchError(
                 f"{name} is of a run that has completed {run['completed_epochs']} epochs, and num_epochs is "
                 f"{self._num_epochs}: num_epochs counts from the beginning of training, so it can't be smaller."
+            )
+        if run["completed_epochs"] == self._num_epochs and run["batches_done"] > run["first_batch"]:
+            raise CheckpointMismatchError(
+                f"{name} was made in epoch {run['completed_epochs']}, counted from 0, and num_epochs is "
+                f"{self._num_epochs}, so that it would end before it: num_epochs counts from the beginning of training."
             )
         if state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
             check_is_between_epochs(run["batches_done"] - run["first_batch"])

@@ -248,3 +248,29 @@ def test_an_interrupted_run_isnt_warned(tmp_path, callback_with):
     saves = CheckpointManager(tmp_path, "run")
     with pytest.raises(KeyboardInterrupt):
         manager_of([Metric([0.5]), saves, callback_with(on_batch_training_completed=interrupt)]).start_training()
+
+
+CHANGES = {
+    "another metric": {"metric_to_monitor": "training_params.batch.duration"},
+    "the other way": {"metric_opt_mode": "max"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_was_best_by_another_metric_is_no_best_of_this_one(tmp_path, change):
+    options = {"metric_monitor_period": 1, "metric_to_monitor": METRIC}
+    manager_of([Metric([0.1] * 6), CheckpointManager(tmp_path, "run", **options)], 6).start_training()
+    assert contents(tmp_path)[BEST] == 1
+    watch = Watch()
+    saves = CheckpointManager(tmp_path, "run", **{**options, **change})
+    manager = manager_of([Metric([0.0] * 9 + [0.2] * 3), saves, watch], 6, num_epochs=2)
+    with pytest.warns(MlpugWarning, match=r"best validation.dataset.loss \(min\): 0.1. This run .* begins anew"):
+        manager.start_training(tmp_path / TRAINING)
+    assert watch.best[0] == 7
+    assert contents(tmp_path)[BEST] == watch.best[-1]
+
+
+def test_the_best_value_of_a_file_that_says_of_no_metric_is_of_this_one(tmp_path):
+    saves = CheckpointManager(tmp_path, "run", metric_to_monitor=METRIC, metric_monitor_period=1)
+    saves.set_state({"best": 0.1, "has_looked": True, "has_found": True})  # as version 0.1.0 has it
+    assert saves.get_state()["best"] == 0.1

@@ -7,7 +7,13 @@ import pytest
 
 from mlpug import checkpoints
 from mlpug.callbacks import Callback, CheckpointManager
-from mlpug.errors import CheckpointDamagedError, CheckpointNotFoundError, ConfigurationError, MlpugWarning
+from mlpug.errors import (
+    CheckpointDamagedError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    MlpugWarning,
+)
 
 BATCHES = [np.array([float(number)]) for number in range(4)]
 
@@ -108,6 +114,68 @@ def test_a_path_is_taken_as_it_is(train, tmp_path, made_one_after_another):
         train(tmp_path, resume_from=made_one_after_another[1])
     for path in (made_one_after_another[0], made_one_after_another[2]):
         checkpoints.verify(path)
+
+
+@pytest.mark.parametrize("base", [None, "third"])
+def test_a_link_that_leads_nowhere_is_no_beginning(train, tmp_path, made_one_after_another, base):
+    third = made_one_after_another[2]
+    third.rename(tmp_path / "elsewhere")
+    third.symlink_to(tmp_path / "moved")
+    if base is None:
+        with pytest.warns(MlpugWarning, match=r"older checkpoint .*second(.|\n)*link to .*moved, where"):
+            assert train(tmp_path, base, "auto") == [3, 4, 5, 6, 7]
+        return
+    with pytest.raises(CheckpointDamagedError, match=r"third-training.* is a link to .*moved, where there is no file"):
+        train(tmp_path, base, "auto")
+    assert third.is_symlink()
+
+
+@pytest.fixture
+def saved(make_manager, mean_model, tmp_path):
+    """The training checkpoint of a run that ended within its second epoch, and of a callback with a state."""
+
+    def saved(callback, stop_after=6):
+        saves = CheckpointManager(tmp_path, "run", metric_to_monitor=None)
+        make_manager(BATCHES, [Seen(stop_after), callback, saves], mean_model, num_epochs=2).start_training()
+        return tmp_path / "run-training-checkpoint.safetensors"
+
+    return saved
+
+
+def test_fewer_epochs_than_are_begun_are_refused(saved, make_manager, mean_model):
+    path = saved(Seen())
+    with pytest.raises(CheckpointMismatchError, match="made in epoch 1, counted from 0, and num_epochs is 1"):
+        make_manager(BATCHES, [], mean_model, num_epochs=1).start_training(path)
+
+
+def parts_of(state, path=()):
+    """The paths of all that must be there."""
+    for name, value in state.items():
+        if path or name not in ("kind", "callbacks"):
+            yield (*path, name)
+        if isinstance(value, dict) and name in ("configuration", "run"):
+            yield from parts_of(value, (*path, name))
+
+
+def test_a_file_that_lacks_a_part_is_refused_by_name(saved, make_manager, mean_model, tmp_path):
+    whole = checkpoints.load(saved(Seen()))
+    paths = [(*path,) for path in parts_of(whole)]
+    assert ("run", "batches_done") in paths
+    assert ("configuration", "versions") in paths
+    for *outer, name in paths:
+        state = checkpoints.load(tmp_path / "run-training-checkpoint.safetensors")
+        of = state
+        for part in outer:
+            of = of[part]
+        if (*outer, name) in NOT_READ:
+            continue
+        del of[name]
+        checkpoints.save(tmp_path / "lacks.safetensors", state)
+        with pytest.raises(CheckpointMismatchError, match=f"has no '{name}', which a training checkpoint has"):
+            make_manager(BATCHES, [], mean_model, num_epochs=2).start_training(tmp_path / "lacks.safetensors")
+
+
+NOT_READ = {("configuration", "num_epochs")}  # for who reads the file
 
 
 def test_auto_needs_somewhere_to_look(train, make_manager, mean_model, tmp_path):
