@@ -15,6 +15,7 @@ from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug.trainers.attached import Attached
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug_keras.bridge import tell
+from mlpug_keras.compiled_model import is_made_by_keras
 from mlpug_keras.devices import no_checkpoints
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.fit_validation import Validation
@@ -111,9 +112,9 @@ class _Native(keras.callbacks.Callback):
             self._tell("batch_started", None)
 
     def _is_made_anew(self) -> bool:
-        """Whether a callback had Keras make the train function again: one that wraps it calls it all the same."""
+        """Say whether a callback had Keras make the train function again: one that wraps it calls it all the same."""
         function = self._model.train_function
-        return function is not self._function and str(getattr(function, "__module__", "")).startswith("keras.")
+        return function is not self._function and is_made_by_keras(function)
 
     def _batch_trained(self) -> None:
         started_at, self._started_at = self._started_at, None

@@ -93,11 +93,15 @@ def overrides(model: keras.Model, *names: str) -> list[str]:
 
 
 def own_train_function(model: keras.Model) -> Any:
-    """What the user has put in the place of the train function that the model makes; None where nobody has."""
+    """The function that the user has put in the place of the one which the model makes; None where nobody has."""
     function = model.train_function
-    if function is None or overrides(model, "make_train_function"):
-        return None
-    return None if str(getattr(function, "__module__", "")).startswith("keras.") else function
+    is_the_models = function is None or is_made_by_keras(function) or overrides(model, "make_train_function")
+    return None if is_the_models else function
+
+
+def is_made_by_keras(function: Any) -> bool:
+    """Say whether a train function is one that Keras makes, and nobody has wrapped it."""
+    return str(getattr(function, "__module__", "")).startswith("keras.")
 
 
 _TELL_METRICS = ("train_step", "test_step", "make_train_function", "make_test_function", "compute_metrics")

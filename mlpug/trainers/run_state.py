@@ -106,7 +106,10 @@ class RunState:
     def _load(self, state: dict[str, Any], name: str) -> None:
         self._check(state, name)
         here = state["processes"][self._adapter.process.rank]
-        random, data, _, _ = here["random"], here["data"], state["logs"], state["callbacks"]
+        random, data = here["random"], here["data"]
+        for needed_later in ("logs", "callbacks"):
+            if needed_later not in state:
+                raise KeyError(needed_later)
         self._adapter.load_state(state)
         self._run_log.set_state(state["run"])
         self._random = random_states.from_plain(random)

@@ -228,9 +228,14 @@ def test_from_keras_refuses_a_train_function_that_the_model_has_not_made():
     model.train_function = lambda iterator: {"loss": 0.0}
     with pytest.raises(ConfigurationError, match=r"train_function is <function.*change train_step"):
         mlp.trainers.DefaultTrainer.from_keras(model)
-    model.train_function = None
+
+
+@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": False}], ids=str)
+def test_the_function_that_fit_has_made_is_the_models(options):
+    model = sequential(**options)
     model.fit(X, Y, verbose=0)
-    mlp.trainers.DefaultTrainer.from_keras(model)  # with the function that fit has made
+    assert model.train_function is not None
+    mlp.trainers.DefaultTrainer.from_keras(model)
 
 
 def test_two_of_them_hear_the_same_and_leave_nothing_behind():
