@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from mlpug.datasets import random_states
+from mlpug.datasets.generators import OwnGenerators, restore_with_states, with_states
 
 
 class EpochHooks:
@@ -26,6 +27,7 @@ class EpochHooks:
 
     def __init__(self, dataset: Any, begins_with_reset: bool) -> None:
         self._dataset = dataset
+        self._own = OwnGenerators(dataset)
         self._begins_with_reset = begins_with_reset
         self.is_needed = isinstance(dataset, keras.utils.PyDataset) and any(
             getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name)
@@ -46,10 +48,10 @@ class EpochHooks:
             self._repeat(state)
             if self._begins_with_reset and self._calls and self._calls[-1][0] == name:
                 return
-        before = random_states.with_generators(self._dataset)
+        before = with_states(self._own)
         self._calls.append((name, None if random_states.is_same_plain(before, self._after) else before))
         original()
-        self._after = random_states.with_generators(self._dataset)
+        self._after = with_states(self._own)
 
     def state(self, is_within: bool) -> dict[str, Any]:
         """The calls so far; within an epoch without the one that began it, which Keras will do again."""
@@ -73,8 +75,8 @@ class EpochHooks:
             if place == last and name == "on_epoch_end" and self._before_last is not None:
                 self._before_last()
             if before is not None:
-                random_states.restore_with_generators(before, self._dataset)
+                restore_with_states(before, self._own)
             getattr(self._dataset, name)()
             self._calls.append((name, before))
-        self._after = random_states.with_generators(self._dataset)
+        self._after = with_states(self._own)
         random_states.restore(outer)

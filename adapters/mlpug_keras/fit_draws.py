@@ -264,11 +264,18 @@ class FitDraws(DrawnByHost):
                 )
         if number:
             assert self._rest is not None
-            random_states.restore(self._rest)
+            random_states.restore(self._rest, besides=self._drawn_in_background())
             if self._numbers.are_own:
                 self._numbers.set_state(resumed)
             # Else the data's own generators have drawn again what they had drawn, also what was read ahead.
         return number
+
+    def _drawn_in_background(self) -> set[str]:
+        """The libraries from whose random numbers a thread of ``fit`` has drawn again, and goes on to draw."""
+        current = self._round
+        if not host.reads_in_background(self.dataset) or current is None or current.first_at is None:
+            return set()
+        return random_states.changed(current.first_at[0], random_states.capture())
 
     def _pull(self) -> Any:
         """The next batch of the round."""

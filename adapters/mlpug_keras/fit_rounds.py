@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mlpug.datasets import random_states
+from mlpug.datasets.generators import OwnGenerators, restore_with_states
 from mlpug.datasets.random_states import Snapshot
 
 Drawn = TypeVar("Drawn")
-Moment = tuple[Snapshot, list[Any]]  # the random states that all share, and those of the data's own generators
+Moment = tuple[Snapshot, Any]  # the random states that all share, and those of the data's own generators
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class RandomNumbers:
     """
 
     def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+        self._own = OwnGenerators(dataset)
         self._stream: Snapshot | None = None  # the data's own, with a seed
         self._is_drawing = False
 
@@ -64,7 +65,7 @@ class RandomNumbers:
         """Begin an epoch whose random numbers come from these alone."""
         outer = random_states.capture()
         random_states.seed_from(seed, epoch)
-        random_states.seed_generators(self._generators(), seed, epoch)
+        self._own.seed(seed, epoch)
         self._stream = random_states.capture()
         random_states.restore(outer)
 
@@ -84,30 +85,24 @@ class RandomNumbers:
 
     def moment(self) -> Moment:
         """Their states now."""
-        return self.drawn(lambda: (random_states.capture(), self._states()))
+        return self.drawn(lambda: (random_states.capture(), self._own.states()))
 
     def restore(self, moment: Any) -> None:
         """Give back what `moment_to_plain` gave."""
-        self.drawn(lambda: random_states.restore_with_generators(moment, self._dataset))
+        self.drawn(lambda: restore_with_states(moment, self._own))
 
     def get_state(self) -> dict[str, Any]:
         """Those that nobody else has."""
         return {
-            "generators": self._states(),
+            "generators": self._own.states(),
             "stream": None if self._stream is None else random_states.as_plain(self._stream),
         }
 
     def set_state(self, state: Any) -> None:
         """Give them back."""
-        random_states.set_generator_states(self._generators(), state["generators"])
+        self._own.set_states(state["generators"])
         if state["stream"] is not None:
             self._stream = random_states.from_plain(state["stream"])
-
-    def _states(self) -> list[Any]:
-        return [random_states.generator_state(each) for each in self._generators()]
-
-    def _generators(self) -> list[Any]:
-        return random_states.generators_of(self._dataset)
 
 
 def moment_to_plain(moment: Moment | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlpug.datasets import random_states
+from mlpug.datasets.generators import OwnGenerators, restore_with_states, with_states
 from mlpug.errors import MlpugWarning
 from mlpug_keras.epoch_hooks import EpochHooks
 from mlpug_keras.epoch_iterators import ObservedIterator
@@ -41,6 +41,7 @@ class Validations:
 
     def __init__(self, told: Validation) -> None:
         self._data = told.validation_data
+        self._own = OwnGenerators(self._data, whose="validation data")
         self._steps = told.validation_steps
         self._hooks = EpochHooks(self._data, begins_with_reset=False)
         self._count = 0
@@ -62,7 +63,7 @@ class Validations:
     def begin(self) -> None:
         """The next one begins: ``fit`` is about to look at what the data is like, which it does once in a run."""
         if self._before is not None:
-            self._before = random_states.with_generators(self._data)
+            self._before = with_states(self._own)
         self._count += 1
 
     def observe(self, epoch_iterator: Any) -> None:
@@ -72,17 +73,16 @@ class Validations:
         self._observed = epoch_iterator
         ObservedIterator(epoch_iterator, _nothing, self._iterator_made, self._hooks)
         if self._before is not None:
-            random_states.restore_with_generators(self._before, self._data)
+            restore_with_states(self._before, self._own)
             self._before = None
 
     def get_state(self) -> dict[str, Any]:
         """How many were done, and the states of the data's own random generators."""
-        own = random_states.generators_of(self._data)
         return {
             "count": self._count,
             "made": self._made,
             "hooks": self._hooks.state(is_within=False),
-            "generators": [random_states.generator_state(each) for each in own],
+            "generators": self._own.states(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -90,9 +90,8 @@ class Validations:
         self._count, self._made = state["count"], state["made"]
         self._before = {} if self._count else None
         self._hooks.set_state(state["hooks"])
-        own = random_states.generators_of(self._data)
-        if len(own) == len(state["generators"]):  # else it is other data, which begins anew
-            random_states.set_generator_states(own, state["generators"])
+        if len(self._own.states()) == len(state["generators"]):  # else it is other data, which begins anew
+            self._own.set_states(state["generators"])
         for _ in range(self._made if is_tf_dataset(self._data) else 0):
             iter(self._data)
 

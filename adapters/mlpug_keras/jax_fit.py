@@ -100,6 +100,11 @@ def reads_to_end(data: Any) -> bool:
     return False
 
 
+def reads_in_background(data: Any) -> bool:
+    """Whether a thread of the backend calls the data's own Python code: not here."""
+    return False
+
+
 def tf_dataset(epoch_iterator: Any) -> Any:
     """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
     return epoch_iterator.data_adapter._dataset

@@ -104,6 +104,11 @@ def reads_to_end(data: Any) -> bool:
     return bool(is_torch_dataloader(data))
 
 
+def reads_in_background(data: Any) -> bool:
+    """Whether a thread of TensorFlow calls the data's own Python code, some batches ahead of the step."""
+    return not isinstance(data, tf.data.Dataset)
+
+
 def tf_dataset(epoch_iterator: Any) -> Any:
     """The `tf.data.Dataset` that Keras's `EpochIterator` iterates."""
     return epoch_iterator._distributed_dataset

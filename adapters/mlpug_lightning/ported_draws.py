@@ -177,12 +177,12 @@ class Draws:
         if now is None:
             return (self._resumed or place).to_plain()
         if not num_trained and (now.is_over or self._trainer.current_epoch):
-            place.generators = self._loaders.generator_states() if now.is_over else now.generators
+            place.generators = self._loaders.generators.states_to_save() if now.is_over else now.generators
             place.loaders = self._states_between() if now.is_over else now.loaders
             return place.to_plain()
         place.batches = min(num_trained * self._group_size, now.pulled)
         left = now.pulled - place.batches
-        noted = Unfinished(None, self._loaders.generator_states(), self._states_within(), now.stream)
+        noted = Unfinished(None, self._loaders.generators.states_to_save(), self._states_within(), now.stream)
         if self._ahead:
             place.ahead, noted = self._not_trained(left, noted)
         elif left or (self.is_exhausted and self._before):  # at its end a loader says already where the next begins
@@ -218,8 +218,8 @@ class Draws:
         if self._seed is not None:
             outer = random_states.capture()
             random_states.seed_from(self._seed, number)
-            random_states.seed_generators(loaders.generators, self._seed, number)
-        self._round = Round(number, random_states.capture(), loaders.generator_states())
+            loaders.generators.seed(self._seed, number)
+        self._round = Round(number, random_states.capture(), loaders.generators.states())
         make_iterators()
         self._shared_draws.round_begins()
         if outer is not None:
@@ -233,17 +233,17 @@ class Draws:
         if again.number:
             loaders.live_on(self._trainer)
         loaders.load(place.loaders if loaders.knows_its_place else again.loaders)
-        random_states.set_generator_states(loaders.generators, again.generators)
+        loaders.generators.set_states(again.generators)
         random_states.restore(again.before_iterators)
         make_iterators()
         check_place(place.of_loaders, loaders.place(known_length(loader)))
         if again.before_first is not None:
             random_states.restore(again.before_first)
-        ahead, generators = place.ahead_again(self._group_size), place.generators or []
+        ahead, generators = place.ahead_again(self._group_size), place.generators or {}
         again.pulled = place.batches + place.num_ahead
         if not loaders.knows_its_place:
             loaders.skip(again.pulled, iterators_of(loader), self._pull, again.restarts)
-        random_states.set_generator_states(loaders.generators, generators)
+        loaders.generators.set_states(generators)
         self._ahead = [Unfinished(batch, generators, place.loaders) for batch in ahead]
         random_states.restore(outer)
 
@@ -252,7 +252,7 @@ class Draws:
             batch = self._next()
         except StopIteration:
             return
-        before = self._before or Unfinished(None, [], [])
+        before = self._before or Unfinished(None, {}, [])
         self._ahead.append(replace(before, batch=batch))
 
     def _next(self) -> Any:
@@ -260,7 +260,8 @@ class Draws:
         now, loaders = self._round, self._loaders
         assert now is not None
         if self._keeps_states:
-            self._before = Unfinished(None, loaders.generator_states(), loaders.states(), now.stream)
+            generators = loaders.generators.states_where_found()
+            self._before = Unfinished(None, generators, loaders.states(), now.stream)
             if not now.pulled:
                 now.loaders = self._before.loaders
         return self._one(now) if self._group_size == 1 else self._several(now)

@@ -23,7 +23,7 @@ class Unfinished:
     """A batch that was asked for, and what was noted before."""
 
     batch: Any
-    generators: list[Any]  # states of the loaders' own random generators
+    generators: Any  # states of the loaders' own random generators
     loaders: list[Any]  # states of the loaders that have one
     stream: Snapshot | None = None  # of the round
 
@@ -37,7 +37,7 @@ class Place:
 
     before_request: Snapshot | None  # before the loaders were asked for; None: they never were
     requested_in: int | None  # the epoch in which they were, as Lightning counts
-    generators: list[Any] | None = None  # states, now
+    generators: Any = None  # states, now
     loaders: list[Any] = field(default_factory=list)
     round: Round | None = None
     batches: int = 0  # of the loaders, trained on in this round
@@ -95,7 +95,7 @@ class Place:
         """Before an epoch begins: what generators and loaders were."""
         if self.generators is not None:
             loaders.load(self.loaders)
-            random_states.set_generator_states(loaders.generators, self.generators)
+            loaders.generators.set_states(self.generators)
 
 
 def warn_if_not_again(kinds: Sequence[AnyIterable]) -> None:

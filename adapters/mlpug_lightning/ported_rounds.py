@@ -10,6 +10,7 @@ import torch
 
 from mlpug.datasets import random_states
 from mlpug.datasets.any_iterable import AnyIterable, tensor_from_plain, tensor_to_plain
+from mlpug.datasets.generators import OwnGenerators
 from mlpug.datasets.kinds import OneIteration, Stateful, TorchLoader
 from mlpug.datasets.random_states import Snapshot
 from mlpug.errors import CheckpointMismatchError
@@ -23,7 +24,7 @@ class Round:
 
     number: int  # epochs of this training before it
     before_iterators: Snapshot
-    generators: list[Any]  # states of the loaders' own random generators, at its start
+    generators: Any  # states of the loaders' own random generators, at its start
     loaders: list[Any] = field(default_factory=list)  # states of the loaders that have one, before its first batch
     before_first: Snapshot | None = None  # the random state there; None: it wasn't asked for
     pulled: int = 0  # how many batches the loaders were asked for
@@ -63,12 +64,16 @@ class Loaders:
 
     Args:
         flattened: all of them, in Lightning's order.
+
+    Attributes:
+        generators: the random generators that they have of their own.
     """
 
     def __init__(self, flattened: Sequence[Any]) -> None:
         self._flattened = list(flattened)
         self.kinds = [_kind_of(loader) for loader in flattened]
         self.is_one = len(self.kinds) == 1
+        self.generators = OwnGenerators(*flattened)
         self._stateful = [kind.dataset for kind in self.kinds if isinstance(kind, Stateful)]
 
     @property
@@ -85,16 +90,6 @@ class Loaders:
     def ask_again(self) -> bool:
         """Whether batches that are done are asked for again, without what the model drew in between."""
         return not self.is_one or self.kinds[0].asks_again
-
-    @property
-    def generators(self) -> list[Any]:
-        """The random generators that they have of their own, each once."""
-        found = {id(each): each for loader in self._flattened for each in random_states.generators_of(loader)}
-        return list(found.values())
-
-    def generator_states(self) -> list[Any]:
-        """Of the generators now."""
-        return [random_states.generator_state(each) for each in self.generators]
 
     def states(self) -> list[Any]:
         """Of the loaders that have one, now."""

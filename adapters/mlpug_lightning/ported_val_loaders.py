@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlpug.datasets import random_states
+from mlpug.datasets.generators import OwnGenerators
 from mlpug.datasets.random_states import Snapshot
 from mlpug_lightning.host import as_in_epoch, validation_loop
 from mlpug_lightning.observed_loader import combined
@@ -24,8 +25,8 @@ class ValidationLoaders:
         self._resumed = resumed
         self._before: Snapshot | None = None
         self._asked_in: int | None = None  # Lightning's epoch
-        self._generators: list[Any] = []
-        self._noted: list[Any] | None = None  # states of the generators before a validation that is under way
+        self._generators = OwnGenerators()
+        self._noted: Any = None  # states of the generators before a validation that is under way
 
     def request(self, ask: Callable[[], Any]) -> Any:
         """Lightning asks for them."""
@@ -43,12 +44,12 @@ class ValidationLoaders:
         random_states.restore(outer)
         validation_loop(self._trainer)._last_val_dl_reload_epoch = self._asked_in
         self._generators = _generators_of(given)
-        random_states.set_generator_states(self._generators, resumed["generators"])
+        self._generators.set_states(resumed["generators"])
         return given
 
     def validation_begins(self) -> None:
         """Its loaders will draw."""
-        self._noted = self._states()
+        self._noted = self._generators.states()
 
     def validation_ended(self) -> None:
         """None is under way."""
@@ -61,14 +62,9 @@ class ValidationLoaders:
         return {
             "before": None if self._before is None else random_states.as_plain(self._before),
             "asked_in": self._asked_in,
-            "generators": self._states() if self._noted is None else self._noted,
+            "generators": self._generators.states() if self._noted is None else self._noted,
         }
 
-    def _states(self) -> list[Any]:
-        return [random_states.generator_state(each) for each in self._generators]
 
-
-def _generators_of(given: Any) -> list[Any]:
-    """Those that the loaders have of their own, each once."""
-    loaders = combined(given).flattened
-    return list({id(each): each for loader in loaders for each in random_states.generators_of(loader)}.values())
+def _generators_of(given: Any) -> OwnGenerators:
+    return OwnGenerators(*combined(given).flattened, whose="validation data")

@@ -10,6 +10,7 @@ from typing import Any
 from mlpug.chunks import Group
 from mlpug.datasets import random_states
 from mlpug.datasets.data_of_host import DataOfHost
+from mlpug.datasets.generators import OwnGenerators
 from mlpug.datasets.kinds import check_same_kind, kind_of
 from mlpug.datasets.random_states import Snapshot
 from mlpug.datasets.shared_draws import SharedDraws
@@ -61,7 +62,7 @@ class Epochs:
         self._pulled = 0  # in this round
         self._first_of_epoch = 0  # how many of them belong to earlier epochs
         self._starts: tuple[Snapshot, Snapshot] | None = None  # before the iterator, and before its first batch
-        self._generators: list[Any] = []  # states of the dataset's own at the start of the round
+        self._generators: Any = {}  # states of the dataset's own at the start of the round
         self._stream: Snapshot | None = None  # the round's own random state, with a seed
         self._latest: list[Any] = []  # what was pulled last, a group at most, for kinds that can't pull it again
         self._resumed: dict[str, Any] | None = None
@@ -123,7 +124,7 @@ class Epochs:
             "read_as": type(kind).__name__,
             "round": self._round,
             "kind": kind.state(is_between=not batches),
-            "generators": [random_states.generator_state(each) for each in self._own_generators()],
+            "generators": self._own().states_to_save(),
             "batches": 0,
         }
         if not batches or self._starts is None:
@@ -189,7 +190,7 @@ class Epochs:
             outer = random_states.capture()
             self._seed_from(self._round)
         kind.before_round(self._seed_from if self._seed is not None else None)
-        self._generators = [random_states.generator_state(each) for each in self._own_generators()]
+        self._generators = self._own().states()
         before_iterator = random_states.capture()
         self._batches = kind.iterator(self._round)
         self._starts = before_iterator, random_states.capture()
@@ -209,19 +210,19 @@ class Epochs:
         assert self._rest is not None
         if not num_batches:
             random_states.restore(outer if self._has_started else self._rest)
-            self._set_generators(state["generators"])
+            self._own().set_states(state["generators"])
             self._begin()
             return 0, []
         iterator, first = (random_states.from_plain(state[name]) for name in ("before_iterator", "before_first"))
         self._starts = iterator, first
         self._generators = state["generators_at_start"]
-        self._set_generators(self._generators)
+        self._own().set_states(self._generators)
         random_states.restore(iterator)
         self._batches = kind.iterator(self._round, state["position"])
         random_states.restore(first)
         kind.skip(self._batches, num_batches + len(state["ahead"]))
         self._pulled, self._first_of_epoch = num_batches, state["of_earlier_epochs"]
-        self._set_generators(state["generators"])
+        self._own().set_states(state["generators"])
         self._stream = None if state["stream"] is None else random_states.from_plain(state["stream"])
         random_states.restore(self._rest)
         return num_batches - self._first_of_epoch, [kind.batch_from_plain(batch) for batch in state["ahead"]]
@@ -263,7 +264,7 @@ class Epochs:
     def _seed_from(self, number: int) -> None:
         assert self._seed is not None
         random_states.seed_from(self._seed, number)
-        random_states.seed_generators(self._own_generators(), self._seed, number)
+        self._own().seed(self._seed, number)
 
     def _leave(self, outer: Snapshot | None) -> None:
         """Leave the data's own random numbers, where it has some, for everybody's."""
@@ -271,15 +272,15 @@ class Epochs:
             self._stream = random_states.capture()
             random_states.restore(outer)
 
-    def _own_generators(self) -> list[Any]:
-        return random_states.generators_of(self.dataset)
-
-    def _set_generators(self, states: list[Any]) -> None:
-        random_states.set_generator_states(self._own_generators(), states)
+    def _own(self) -> OwnGenerators:
+        """The dataset's own random generators."""
+        self._of_kind()
+        return self._own_generators
 
     def _of_kind(self) -> Any:
         if self._kind is None or self._kind_is_of is not self.dataset:
             self._kind, self._kind_is_of = kind_of(self.dataset), self.dataset
+            self._own_generators = OwnGenerators(self.dataset)
             if self._seed is not None:
                 self._kind.seed(self._seed)
         return self._kind

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlpug.datasets import random_states
 from mlpug.datasets.any_iterable import AnyIterable, tensor_from_plain, tensor_to_plain
+from mlpug.datasets.generators import OwnGenerators, restore_with_states, with_states
 from mlpug.datasets.tensorflow_data import TensorFlowData
 from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain, to_plain
@@ -147,15 +148,16 @@ class BatchesByIndex(AnyIterable):
         self._count = 0  # of rounds that have begun
         self._random: list[tuple[int, Any]] = []  # (round, the random states before its hooks)
         self._after: Any = None
+        self._own = OwnGenerators(dataset)
 
     def before_round(self, seed_from_round: Any) -> None:
         if seed_from_round is None:
-            before = random_states.with_generators(self.dataset)
+            before = with_states(self._own)
             if not random_states.is_same_plain(before, self._after):
                 self._random.append((self._count, before))
         self._call_hooks()
         if seed_from_round is None:
-            self._after = random_states.with_generators(self.dataset)
+            self._after = with_states(self._own)
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
         return _Indexed(self.dataset, len(self.dataset))
@@ -174,7 +176,7 @@ class BatchesByIndex(AnyIterable):
             if seed_from_round is not None:
                 seed_from_round(self._count)
             elif self._count in before:
-                random_states.restore_with_generators(before[self._count], self.dataset)
+                restore_with_states(before[self._count], self._own)
             self._call_hooks()
 
     def _call_hooks(self) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain as _from_plain
 from mlpug.plain import to_plain as _to_plain
 
@@ -45,13 +44,15 @@ def capture() -> Snapshot:
     return Snapshot(random.getstate(), _numpy.state(), cpu, _devices(torch))
 
 
-def restore(snapshot: Snapshot) -> None:
-    """Make the global random state what it was."""
-    random.setstate(snapshot.python)
-    np.random.set_state(snapshot.numpy)
-    _numpy.forget()
+def restore(snapshot: Snapshot, besides: Collection[str] = ()) -> None:
+    """Make the global random state what it was, but for that of some libraries, as `changed` names them."""
+    if "Python" not in besides:
+        random.setstate(snapshot.python)
+    if "numpy" not in besides:
+        np.random.set_state(snapshot.numpy)
+        _numpy.forget()
     torch = sys.modules.get("torch")
-    if torch is None or snapshot.torch is None:
+    if torch is None or snapshot.torch is None or "torch" in besides:
         return
     torch.default_generator.set_state(snapshot.torch)
     for kind, index, state in snapshot.devices:
@@ -123,95 +124,6 @@ def from_plain(state: dict[str, Any]) -> Snapshot:
     )
 
 
-def generators_of(dataset: Any) -> list[Any]:
-    """The random generators that a dataset has of its own, in a fixed order.
-
-    Looked at are its attributes, and those of what it has as its `dataset`, `sampler` and `batch_sampler`, and so on.
-    """
-    found: dict[int, Any] = {}
-    seen: set[int] = set()
-    holders = [dataset]
-    for holder in holders:  # grows on the way
-        attributes = getattr(holder, "__dict__", {})
-        if id(holder) not in seen:
-            seen.add(id(holder))
-            found |= {id(value): value for value in attributes.values() if _is_generator(value)}
-            holders += [attributes[name] for name in ("dataset", "sampler", "batch_sampler") if name in attributes]
-    return list(found.values())
-
-
-def with_generators(dataset: Any) -> dict[str, Any]:
-    """The global random state and that of the dataset's own generators, as a checkpoint holds it."""
-    own = [generator_state(generator) for generator in generators_of(dataset)]
-    return {"shared": as_plain(capture()), "own": own}
-
-
-def restore_with_generators(state: dict[str, Any], dataset: Any) -> None:
-    """Make them what they were."""
-    restore(from_plain(state["shared"]))
-    set_generator_states(generators_of(dataset), state["own"])
-
-
-def generator_state(generator: Any) -> Any:
-    """Its state, as a checkpoint holds it."""
-    if isinstance(generator, random.Random):
-        return _to_plain(generator.getstate())
-    if isinstance(generator, np.random.Generator):
-        return _to_plain(generator.bit_generator.state)
-    if isinstance(generator, np.random.RandomState):
-        return _to_plain(generator.get_state(legacy=False))
-    return generator.get_state().numpy().copy()
-
-
-def seed_generators(generators: Sequence[Any], seed: int, epoch: int) -> None:
-    """Make what they draw a function of these and of their place in the list."""
-    for place, generator in enumerate(generators):
-        sequence = np.random.SeedSequence([seed, epoch, place])
-        if isinstance(generator, np.random.Generator):
-            kind: Any = type(generator.bit_generator)
-            generator.bit_generator.state = kind(sequence).state
-        elif isinstance(generator, np.random.RandomState):
-            generator.seed(sequence.generate_state(4))
-        elif isinstance(generator, random.Random):
-            generator.seed(int(sequence.generate_state(1, np.uint64)[0]))
-        else:
-            generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
-
-
-def set_generator_states(generators: Sequence[Any], states: Sequence[Any]) -> None:
-    """Give them back.
-
-    Raises:
-        CheckpointMismatchError: there were others.
-    """
-    if len(generators) != len(states):
-        raise CheckpointMismatchError(
-            f"The training dataset has {len(generators)} random generators of its own, and had {len(states)} when the "
-            "checkpoint was made. Make the dataset as it was made then."
-        )
-    for generator, state in zip(generators, states, strict=True):
-        try:
-            _set_generator_state(generator, state)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise CheckpointMismatchError(
-                f"The training dataset's {type(generator).__name__} is of another kind than the random generator in "
-                f"the checkpoint ({error}). Make the dataset as it was made then."
-            ) from error
-
-
-def _set_generator_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, random.Random):
-        generator.setstate(_from_plain(state))
-    elif isinstance(generator, np.random.Generator):
-        if "has_gauss" in state:
-            raise ValueError("it was a RandomState")
-        generator.bit_generator.state = _from_plain(state)
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(_from_plain(state))
-    else:
-        generator.set_state(sys.modules["torch"].from_numpy(state))
-
-
 class _NumpyState:
     """numpy's global state, asked for only where somebody has drawn: to copy it takes numpy 45 µs.
 
@@ -240,13 +152,6 @@ class _NumpyState:
 
 _MEMORY_SIZE = 625 * 4  # bytes: 624 words, and the position among them
 _numpy = _NumpyState()
-
-
-def _is_generator(value: Any) -> bool:
-    if isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
-        return True
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Generator)
 
 
 def _devices(torch: Any) -> tuple[tuple[str, int, Any], ...]:

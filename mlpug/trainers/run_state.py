@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlpug import __version__
@@ -12,6 +12,7 @@ from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs, random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
+from mlpug.datasets.generators import OwnGenerators, of_models
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.run_log import Position, RunLog
@@ -30,6 +31,7 @@ class RunState:
         num_epochs: how many epochs the run is to have.
         num_batches_per_epoch: how many batches an epoch has, where that is known.
         group_size: how many of the dataset's batches make one.
+        models: gives the training model and its components, once training starts.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class RunState:
         num_epochs: int,
         num_batches_per_epoch: int | None,
         group_size: int,
+        models: Callable[[], Sequence[Any]],
     ) -> None:
         self._adapter = adapter
         self._run_log = run_log
@@ -51,13 +54,18 @@ class RunState:
             "num_batches_per_epoch": num_batches_per_epoch,
             "gradient_accumulation_steps": group_size,
         }
+        self._models = models
+        self._own: OwnGenerators | None = None  # the models' own random generators
         self._random: Any = None  # the random state of the latest rest
+        self._of_own: dict[str, Any] = {}  # the same of those of the models
         self._marked: Position | None = None  # where that was
         self._resumed: dict[str, Any] | None = None
 
     def mark(self) -> None:
         """Note the random state: nothing is under way."""
         self._random = random_states.capture()
+        if self._own is not None:
+            self._of_own = self._own.states_where_found()
         self._marked = self._run_log.position
 
     def mark_after_error(self) -> None:
@@ -67,6 +75,8 @@ class RunState:
 
     def get(self) -> dict[str, Any]:
         """The state of the latest rest, as plain data and arrays, some of which may be views of live memory."""
+        if self._own is not None:
+            self._own.states_to_save()  # tells of what a model has made since
         return {
             "kind": "training",
             "backend": self._adapter.backend,
@@ -83,6 +93,7 @@ class RunState:
             "processes": self._adapter.gather(
                 {
                     "random": random_states.as_plain(self._random),
+                    "of_models": self._of_own,
                     "data": self._epochs.state(self._run_log.position.batch),
                 }
             ),
@@ -117,6 +128,8 @@ class RunState:
 
     def restore(self) -> None:
         """What callbacks and random numbers of a resumed run go on with, now that all have heard of the start."""
+        self._own = of_models(self._models())
+        self._own.states()  # those that are there from the start
         if self._resumed is None:
             return
         state, self._resumed = self._resumed, None
@@ -129,6 +142,9 @@ class RunState:
             if callback.name in state["callbacks"]:
                 callback.set_state(state["callbacks"][callback.name])
         random_states.restore(self._epochs.random_at_start())
+        here = state["processes"][self._adapter.process.rank]
+        if "of_models" in here:  # else it is of an earlier version
+            self._own.set_states(here["of_models"])
 
     def _batches(self) -> dict[str, Any]:
         """What the number of a batch within an epoch depends on."""

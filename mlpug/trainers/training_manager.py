@@ -108,6 +108,7 @@ class TrainingManager:
             num_epochs=self.num_epochs,
             num_batches_per_epoch=self.num_batches_per_epoch,
             group_size=group_size,
+            models=lambda: (trainer.training_model, *trainer.model_components.values()),
         )
         self._rest = Rest(self._callbacks, self._state, self._run_log, self._errors, self._stop_again)
         self._listeners = self._as_listeners(checked)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import keras
 import numpy as np
@@ -74,6 +75,25 @@ def test_resumed_after_any_batch_it_equals_a_run_that_never_stopped(backend, tmp
         assert_goes_on_like(resumed, whole)
         done = place - place // (BATCHES_PER_EPOCH + 1) + (place % (BATCHES_PER_EPOCH + 1) < BATCHES_PER_EPOCH)
         assert sum(event[0] == "batch_end" for event in resumed.ours.seen) == NUM_EPOCHS * BATCHES_PER_EPOCH - done
+
+
+class SlowAndNoisy(Sequence):
+    """Draws noise for each batch; on TensorFlow in a thread that reads ahead, and is in the middle of it at a save."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        x = x + np.random.normal(size=x.shape).astype(x.dtype)
+        time.sleep(0.05)
+        return x + np.random.normal(size=x.shape).astype(x.dtype), y
+
+
+def test_what_is_read_ahead_while_a_checkpoint_is_made_is_drawn_once(backend, tmp_path):
+    def run(folder=None, seed=5):
+        return PortedRun(backend.mlp, sequential, lambda: SlowAndNoisy(batches()), folder=folder, seed=seed)
+
+    whole = run(tmp_path).start()
+    for place in (0, 1, 6):
+        assert_goes_on_like(run(seed=1000 + place).start(whole.keeper.saved[place][0]), whole)
 
 
 class At(Callback):

@@ -43,6 +43,7 @@ class Backend(Protocol):
 
     is_bit_equal: bool  # whether training by hand does the same operations in the same order
     calls_python_at_each_batch: bool  # or only when it compiles
+    random_generator: tuple[Any, Any]  # makes one of the backend's from a number; draws a number from it
 
     def trainer(self, **arguments: Any) -> Any:
         """A DefaultTrainer for the model; no training model is set yet."""

@@ -14,6 +14,7 @@ class FakeBackend:
     is_bit_equal = True
     rounding = 1e-12
     calls_python_at_each_batch = True
+    random_generator = np.random.default_rng, lambda own: own.normal()
 
     def __init__(self):
         self.model = LinearRegression(NUM_FEATURES)

@@ -17,6 +17,10 @@ class KerasBackend:
     eager_mode = False
     is_bit_equal = False
     rounding = 1e-6
+    random_generator = (
+        keras.random.SeedGenerator,
+        lambda own: float(keras.ops.convert_to_numpy(keras.random.normal((), seed=own))),
+    )
 
     def __init__(self):
         self.model = new_model()

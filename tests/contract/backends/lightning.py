@@ -17,6 +17,10 @@ class LightningBackend:
     is_bit_equal = True
     rounding = 1e-12
     calls_python_at_each_batch = True
+    random_generator = (
+        lambda number: torch.Generator().manual_seed(number),
+        lambda own: torch.randn((), generator=own).item(),
+    )
 
     def __init__(self):
         self.model, self.optimizer = _model_and_optimizer()
