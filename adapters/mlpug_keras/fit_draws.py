@@ -15,7 +15,6 @@ from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.datasets.kinds import kind_of
 from mlpug.datasets.random_states import Snapshot
 from mlpug.datasets.shared_draws import SharedDraws
-from mlpug.datasets.tensorflow_data import graph_of, variables_drawn_from, with_seeds
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug_keras.epoch_hooks import EpochHooks
 from mlpug_keras.epoch_iterators import ObservedIterator
@@ -48,7 +47,6 @@ class FitDraws(DrawnByHost):
         if options.seed is not None:
             self._kind.seed(options.seed)
         self.order = host.OrderOfArrays(options.seed)
-        self._graph = graph_of(data.x) if options.seed is not None and is_tf_dataset(data.x) else None
         self._numbers = RandomNumbers(data.x)
         self._hooks = EpochHooks(data.x, begins_with_reset=True)
         self._observed: ObservedIterator | None = None
@@ -234,10 +232,10 @@ class FitDraws(DrawnByHost):
                     pass
             random_states.restore(outer)
         else:
-            self._assign(resumed["variables"])
+            self._kind.assign(resumed["variables"])
         if resumed["epoch_at"] is not None:
             self._numbers.restore(resumed["epoch_at"])
-        else:
+        elif self._seed is None:  # else the epoch has begun with numbers of its own
             self._numbers.set_state({**resumed, "stream": None})
 
     def _leave_over_again(self, resumed: dict[str, Any]) -> None:
@@ -265,7 +263,7 @@ class FitDraws(DrawnByHost):
         if number:
             assert self._rest is not None
             random_states.restore(self._rest, besides=self._drawn_in_background())
-            if self._numbers.are_own:
+            if self._numbers.are_own and not (self._kind.reads_ahead or host.reads_in_background(self.dataset)):
                 self._numbers.set_state(resumed)
             # Else the data's own generators have drawn again what they had drawn, also what was read ahead.
         return number
@@ -298,28 +296,17 @@ class FitDraws(DrawnByHost):
             first_at, values = to_restore
             if not getattr(self.dataset, "workers", 0) > 1:  # else a thread has drawn the order, or is about to
                 self._numbers.restore(first_at)
-            self._assign(values)
+            self._kind.assign(values)
         self.order.begin(self._number(current.made_before))
         current.first_at = self._numbers.moment()
-        current.variables = self._values()
+        current.variables = self._kind.values()
         self._shared_draws.round_begins()
-
-    def _values(self) -> list[Any]:
-        """Of the variables that a tf.data.Dataset draws from."""
-        return [variable.numpy() for variable in variables_drawn_from(self.dataset)]
-
-    def _assign(self, values: list[Any]) -> None:
-        for variable, value in zip(variables_drawn_from(self.dataset), values, strict=False):
-            variable.assign(value)
 
     def _before_iterator(self) -> None:
         self._next = self._made, self._numbers.moment()
-        if self._graph is not None:
+        if self._seed is not None and is_tf_dataset(self.dataset):
             assert self._observed is not None
-            assert self._seed is not None
-            self._observed.dataset = with_seeds(
-                self._graph, self._seed, self._number(self._made), self.dataset.element_spec
-            )
+            self._observed.dataset = self._kind.of_round(self._number(self._made))
 
     def _number(self, made_before: int) -> int:
         """Of the round, for what is to differ between rounds: that of the epoch where each is one."""
@@ -353,7 +340,7 @@ class FitDraws(DrawnByHost):
             "made": self._made if current is None else current.made_before,
             "made_at": None if current is None else moment_to_plain(current.made_at),
             "first_at": None if current is None else moment_to_plain(current.first_at),
-            "variables": self._values() if current is None else current.variables,
+            "variables": self._kind.values() if current is None else current.variables,
             "earlier": earlier,
             "left_over": self._left_over_now(),
             "taken_before": self._taken_before,

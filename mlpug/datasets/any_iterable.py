@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -22,12 +22,14 @@ class AnyIterable:
         keeps_ahead: whether a batch that was asked for, and not trained on yet, has to be kept to be there again.
         asks_again: whether batches that are done are asked for again, without what the model drew in between.
         can_begin_again: whether it can be iterated again from its start.
+        reads_ahead: whether it is read ahead in the background, by which its random generators have been drawn from.
     """
 
     draws = True
     keeps_ahead = False
     asks_again = True
     can_begin_again = True
+    reads_ahead = False
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -76,6 +78,13 @@ class AnyIterable:
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
         """Make the dataset what it was after so many rounds had begun."""
+
+    def values(self) -> list[Any]:
+        """Those of variables that it reads and changes, as random generators in compiled code do, where it has some."""
+        return []
+
+    def assign(self, values: Sequence[Any]) -> None:
+        """Give them these values."""
 
     def renew_workers(self) -> None:
         """Start what lives on from round to round and draws when it starts, and leave the random states as they are."""

@@ -63,6 +63,7 @@ class Epochs:
         self._first_of_epoch = 0  # how many of them belong to earlier epochs
         self._starts: tuple[Snapshot, Snapshot] | None = None  # before the iterator, and before its first batch
         self._generators: Any = {}  # states of the dataset's own at the start of the round
+        self._values: list[Any] = []  # of its variables, at the start too
         self._stream: Snapshot | None = None  # the round's own random state, with a seed
         self._latest: list[Any] = []  # what was pulled last, a group at most, for kinds that can't pull it again
         self._resumed: dict[str, Any] | None = None
@@ -125,6 +126,7 @@ class Epochs:
             "round": self._round,
             "kind": kind.state(is_between=not batches),
             "generators": self._own().states_to_save(),
+            "values": kind.values() if not batches else self._values,
             "batches": 0,
         }
         if not batches or self._starts is None:
@@ -190,7 +192,7 @@ class Epochs:
             outer = random_states.capture()
             self._seed_from(self._round)
         kind.before_round(self._seed_from if self._seed is not None else None)
-        self._generators = self._own().states()
+        self._generators, self._values = self._own().states(), kind.values()
         before_iterator = random_states.capture()
         self._batches = kind.iterator(self._round)
         self._starts = before_iterator, random_states.capture()
@@ -211,18 +213,22 @@ class Epochs:
         if not num_batches:
             random_states.restore(outer if self._has_started else self._rest)
             self._own().set_states(state["generators"])
+            kind.assign(state.get("values", ()))
             self._begin()
             return 0, []
         iterator, first = (random_states.from_plain(state[name]) for name in ("before_iterator", "before_first"))
         self._starts = iterator, first
         self._generators = state["generators_at_start"]
+        self._values = state.get("values", [])
         self._own().set_states(self._generators)
+        kind.assign(self._values)
         random_states.restore(iterator)
         self._batches = kind.iterator(self._round, state["position"])
         random_states.restore(first)
         kind.skip(self._batches, num_batches + len(state["ahead"]))
         self._pulled, self._first_of_epoch = num_batches, state["of_earlier_epochs"]
-        self._own().set_states(state["generators"])
+        if not kind.reads_ahead:
+            self._own().set_states(state["generators"])
         self._stream = None if state["stream"] is None else random_states.from_plain(state["stream"])
         random_states.restore(self._rest)
         return num_batches - self._first_of_epoch, [kind.batch_from_plain(batch) for batch in state["ahead"]]

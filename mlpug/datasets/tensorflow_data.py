@@ -6,13 +6,14 @@ TensorFlow isn't imported here: where there is a dataset of its, it is loaded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mlpug.datasets.any_iterable import AnyIterable
+from mlpug.datasets.tensorflow_rounds import SEEDS, SeededRounds, graph_of, with_seeds
 from mlpug.errors import ConfigurationError
 from mlpug.plain import from_plain, to_plain
 
@@ -29,20 +30,20 @@ class TensorFlowData(AnyIterable):
     draws = False
     keeps_ahead = True
     asks_again = False
+    reads_ahead = True
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._graph: Any = None  # with a seed
-        self._seed = 0
+        self._rounds: SeededRounds | None = None  # with a seed
 
     def seed(self, seed: int) -> None:
-        self._graph, self._seed = graph_of(self.dataset), seed
+        self._rounds = SeededRounds(self.dataset, seed)
 
     def iterator(self, number: int, position: Any = None) -> Iterator[Any]:
-        batches: Any = iter(self.dataset if self._graph is None else self._of_round(number))
+        batches: Any = iter(self.of_round(number))
         if position is None:
             return batches  # type: ignore[no-any-return]
-        if self._graph is None:
+        if self._rounds is None:
             try:
                 batches = iter(with_seeds(graph_of(self.dataset), None, 0, self.dataset.element_spec))
             except ConfigurationError:  # it is read again from its start
@@ -57,7 +58,7 @@ class TensorFlowData(AnyIterable):
             super().skip(batches, count)
 
     def position(self, batches: Any, ahead: int) -> Any:
-        if not self._shuffles_once:
+        if not self._shuffles_once or self.values():
             return None
         tensorflow = _tensorflow()
         source = batches.batches if isinstance(batches, _Placed) else batches
@@ -77,11 +78,11 @@ class TensorFlowData(AnyIterable):
         return from_plain(plain, lambda content: content)  # numpy's arrays, which are as good
 
     def load(self, state: Any, num_rounds: int, seed_from_round: Any) -> None:
-        for _ in range(num_rounds if self._graph is None else 0):
+        for _ in range(num_rounds if self._rounds is None else 0):
             iter(self.dataset)
 
     def why_not_again(self) -> str | None:
-        if self._graph is not None:
+        if self._rounds is not None:
             return None
         has_no_seed = any(_has_no_seed(part) for part in _parts(self.dataset))
         is_endless = self.dataset.cardinality() == _tensorflow().data.INFINITE_CARDINALITY  # there is one round
@@ -105,53 +106,25 @@ class TensorFlowData(AnyIterable):
             or any(_drawing_within(function) for part in parts for function in part._functions())
         )
 
-    def _of_round(self, number: int) -> Any:
-        return with_seeds(self._graph, self._seed, number, self.dataset.element_spec)
+    def of_round(self, number: int) -> Any:
+        """The dataset that the round of this number iterates."""
+        return self.dataset if self._rounds is None else self._rounds.dataset(number)
 
+    def values(self) -> list[Any]:
+        if self._rounds is not None:
+            return self._rounds.values()
+        return [np.array(variable) for variable in variables_drawn_from(self.dataset)]
 
-def graph_of(dataset: Any) -> Any:
-    """What the dataset is made of, as a message that can be changed; data that it holds in memory is in it.
+    def assign(self, values: Sequence[Any]) -> None:
+        if self._rounds is not None:
+            self._rounds.assign(values)
+        else:
+            for variable, value in zip(variables_drawn_from(self.dataset), values, strict=False):
+                variable.assign(value)
 
-    Raises:
-        ConfigurationError: TensorFlow can't write it down.
-    """
-    tensorflow = _tensorflow()
-    try:
-        written = tensorflow.raw_ops.DatasetToGraphV2(
-            input_dataset=dataset._variant_tensor,
-            external_state_policy=1,  # what Python code or random numbers it calls stays as it is
-            strip_device_assignment=True,
-        ).numpy()
-        return tensorflow.compat.v1.GraphDef.FromString(written)
-    except Exception as error:
-        if not isinstance(error, (tensorflow.errors.OpError, ValueError)):  # ValueError, DecodeError: more than 2 GB
-            raise
-        raise ConfigurationError(
-            f"TrainingManager(seed=...) can't reach into this tf.data.Dataset: TensorFlow can't write its graph down "
-            f"({error}). Leave seed out, and give its shuffle(..., seed=...) a seed of its own."
-        ) from error
-
-
-def with_seeds(graph: Any, seed: int | None, number: int, element_spec: Any) -> Any:
-    """A dataset of this graph, which shares no seeds with any other.
-
-    Args:
-        graph: what `graph_of` gave; its seeds are changed.
-        seed: where the seeds of all that draws come from; None: as they are.
-        number: of the round; what shuffles alike in each doesn't take it into account.
-        element_spec: of the dataset.
-    """
-    tensorflow = _tensorflow()
-    for place, (seeds, generator, is_always_alike) in enumerate(_drawing(graph)):
-        if seed is not None:
-            entropy = np.random.SeedSequence([seed, place, 0 if is_always_alike else number + 1])
-            for constant, value in zip(seeds, entropy.generate_state(len(seeds)), strict=True):
-                constant.attr["value"].tensor.CopyFrom(tensorflow.make_tensor_proto(int(value), tensorflow.int64))
-        for constant in generator:  # the one that it has now, with the seeds of now
-            constant.op = "DummySeedGenerator"
-            constant.ClearField("attr")
-    variant = tensorflow.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
-    return tensorflow.data.experimental.from_variant(variant, element_spec)
+    def close(self) -> None:
+        if self._rounds is not None:
+            self._rounds.close()
 
 
 def variables_drawn_from(dataset: Any) -> list[Any]:
@@ -167,27 +140,6 @@ def variables_drawn_from(dataset: Any) -> list[Any]:
         for function in part._functions():
             found |= {id(variable): variable for variable in function.function.variables}
     return list(found.values())
-
-
-# Where the inputs are that seed what draws: two numbers, and perhaps what gives each iterator others.
-_SEEDS = {"ShuffleDatasetV3": 2, "RandomDataset": 0, "RandomDatasetV2": 0}
-
-
-def _drawing(graph: Any) -> Iterator[tuple[list[Any], list[Any], bool]]:
-    """Of each node that draws: the constants of its seeds, that of its generator, and whether each epoch is alike."""
-    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
-        by_name = {node.name: node for node in nodes}
-        for node in list(nodes):
-            if node.op in _SEEDS:
-                first = _SEEDS[node.op]
-                inputs = [by_name.get(name.split(":")[0]) for name in node.input[first : first + 3]]
-                # What is no constant is an argument of the function that the node is in.
-                seeds, generator = (
-                    [each for each in part if each is not None and each.op == "Const"]
-                    for part in (inputs[:2], inputs[2:])
-                )
-                is_always_alike = node.op == "ShuffleDatasetV3" and not node.attr["reshuffle_each_iteration"].b
-                yield seeds, generator, is_always_alike
 
 
 class _Placed:
@@ -218,7 +170,7 @@ def _has_no_seed(dataset: Any) -> bool:
     if _is_shuffle(dataset):
         return _are_zero((dataset._seed, dataset._seed2))
     return any(
-        _are_zero(operation.inputs[_SEEDS[operation.type] :][:2])
+        _are_zero(operation.inputs[SEEDS[operation.type] :][:2])
         for function in dataset._functions()
         for operation in _drawing_within(function)
     )
@@ -233,7 +185,7 @@ def _repeats_a_shuffle(dataset: Any) -> bool:
 
 
 def _drawing_within(function: Any) -> list[Any]:
-    return [operation for operation in function.function.graph.get_operations() if operation.type in _SEEDS]
+    return [operation for operation in function.function.graph.get_operations() if operation.type in SEEDS]
 
 
 def _tensorflow() -> Any:
