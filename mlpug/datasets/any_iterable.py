@@ -46,6 +46,10 @@ class AnyIterable:
         """For the round of this number: from its start, or from a position if the kind has those."""
         return iter(self.dataset)
 
+    def of_round(self, number: int) -> Any:
+        """The dataset that the round of this number iterates."""
+        return self.dataset
+
     def skip(self, batches: Iterator[Any], count: int) -> None:
         """Leave out the first batches of a round that was begun again."""
         for _ in islice(batches, count):

@@ -107,7 +107,6 @@ class TensorFlowData(AnyIterable):
         )
 
     def of_round(self, number: int) -> Any:
-        """The dataset that the round of this number iterates."""
         return self.dataset if self._rounds is None else self._rounds.dataset(number)
 
     def values(self) -> list[Any]:

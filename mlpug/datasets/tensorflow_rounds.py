@@ -33,7 +33,7 @@ class SeededRounds:
         self._seed = seed
         self._is_begun = False
         nodes = {node.name: node for node in self._graph.node}
-        self._firsts = []  # (variable, the constant that it begins with)
+        self._firsts: list[tuple[Any, Any]] = []  # (variable, the constant that it begins with)
         name = f"mlpug-{uuid.uuid4()}"
         for node in self._graph.node:
             if node.op == "AssignVariableOp":
