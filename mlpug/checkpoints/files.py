@@ -179,7 +179,7 @@ def _is_same(file: FileIO, target: PathLike) -> bool:
 
 
 def _link(file: FileIO, source: PathLike, target: PathLike) -> bool:
-    """Put a hard link in the target's place, where that can be had."""
+    """Put a hard link to the open file in the target's place, where that can be had."""
     with _translated("write", target):
         real_target = _real_target(target)
         name = temporary.new_name(real_target)
@@ -188,13 +188,16 @@ def _link(file: FileIO, source: PathLike, target: PathLike) -> bool:
         except OSError:  # another disk, a file system without links, another user's file: a copy says what is wrong
             return False
         try:
+            if not _is_same(file, name):  # the path has another file by now: what is open is copied
+                return False
             if os.name != "nt":  # where only what is open for writing can be flushed
                 os.fsync(file.fileno())
             os.replace(name, real_target)
-        except BaseException:
+        finally:
+            # Also where it was moved: to move a name of a file over another one of the same file does nothing, and
+            # another process may have put it there just now.
             with contextlib.suppress(OSError):
                 os.unlink(name)
-            raise
     _sync_directory(os.path.dirname(real_target), "write", target)
     return True
 

@@ -255,6 +255,37 @@ def test_where_files_cannot_be_linked_the_bytes_are_copied(tmp_path, path, monke
     assert not path.samefile(tmp_path / "best.safetensors")
 
 
+def test_what_is_copied_is_the_file_that_was_there_when_copying_began(tmp_path, path, monkeypatch):
+    link = os.link
+
+    def replaced_before(source, target):
+        checkpoints.save(path, NEW)  # by another process
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", replaced_before)
+    checkpoints.copy(path, tmp_path / "best.safetensors")
+
+    assert checkpoints.load(tmp_path / "best.safetensors") == OLD
+    assert checkpoints.load(path)["epoch"] == 2
+    assert names_in(tmp_path) == ["best.safetensors", "latest.safetensors"]
+
+
+def test_two_processes_that_copy_one_file_at_once_leave_nothing_behind(tmp_path, path, monkeypatch):
+    best, replace = tmp_path / "best.safetensors", os.replace
+
+    def other_is_faster(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        checkpoints.copy(path, best)
+        replace(source, target)  # two names of one file: the system says that all is well, and does nothing
+
+    checkpoints.save(best, {"epoch": 0})
+    monkeypatch.setattr(os, "replace", other_is_faster)
+    checkpoints.copy(path, best)
+
+    assert best.samefile(path)
+    assert names_in(tmp_path) == ["best.safetensors", "latest.safetensors"]
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_when_copying_fails_the_old_target_is_untouched_and_nothing_is_left(tmp_path, path, monkeypatch, linked):
     best = tmp_path / "best.safetensors"
