@@ -10,6 +10,7 @@
         ├── CheckpointNotFoundError  there is no such file; a FileNotFoundError too
         ├── CheckpointDamagedError   the file isn't what was written, or isn't a checkpoint of mlpug; a ValueError too
         ├── CheckpointWriteError     the new checkpoint isn't there, the older one still is; an OSError too
+        ├── CheckpointInUseError     another run is writing the same files
         ├── CheckpointMismatchError  a whole checkpoint that doesn't fit what it is restored into; a ValueError too
         └── StateError               the state holds something that a checkpoint can't; a TypeError too
 
@@ -140,6 +141,15 @@ class CheckpointWriteError(CheckpointError, OSError):
     >>> checkpoints.save("no-such-directory/latest.safetensors", {"epoch": 1})
     Traceback (most recent call last):
     mlpug.errors.CheckpointWriteError: Can't write the checkpoint no-such-directory/latest.safetensors: ...
+    """
+
+
+class CheckpointInUseError(CheckpointError):
+    """Another run is writing the same checkpoints; the message names its process and host.
+
+    >>> from mlpug.errors import CheckpointInUseError
+    >>> issubclass(CheckpointInUseError, CheckpointError)
+    True
     """
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlpug import checkpoints
 from mlpug.callbacks.checkpoint_schedule import Plan
+from mlpug.checkpoints import locks
 from mlpug.checkpoints.background import copied
 from mlpug.checkpoints.writing import try_to_save
 from mlpug.errors import CheckpointError, CheckpointWriteError, ConfigurationError
@@ -61,6 +62,11 @@ class CheckpointFiles:
     def training(self) -> Path:
         """What training goes on from."""
         return self.directory / f"{self.base}{_TRAINING}"
+
+    @property
+    def lock(self) -> Path:
+        """What says that a run is writing the others."""
+        return self.directory.resolve() / f".{self.base}{locks.SUFFIX}"
 
     def archived(self, global_iter: int) -> Path:
         """The model after this many batches."""

@@ -197,12 +197,19 @@ class CheckpointManager(Callback):
             return [self._files.training] if os.path.lexists(self._files.training) else []
         return training_checkpoints_in(self._files.directory)
 
+    def lock_file(self, resumed_from: PathLike | None) -> Path:
+        """What is locked while a run that goes on from this training checkpoint writes its files."""
+        return self._files_after(resumed_from).lock
+
     def resumed_from(self, path: PathLike) -> None:
         """Go on with the files of the run that training resumes, where no other name was asked for."""
-        base = base_of(Path(path))
-        is_here = Path(path).resolve().parent == self._files.directory.resolve()
-        if base is not None and is_here and not self._has_own_base:
-            self._files = replace(self._files, base=base)
+        self._files = self._files_after(path)
+
+    def _files_after(self, resumed_from: PathLike | None) -> CheckpointFiles:
+        base = None if resumed_from is None or self._has_own_base else base_of(Path(resumed_from))
+        if base is None or Path(resumed_from or "").resolve().parent != self._files.directory.resolve():
+            return self._files
+        return replace(self._files, base=base)
 
     def on_training_start(self, logs: Logs) -> None:
         """Remove what a killed process didn't finish; what training starts from doesn't have to be saved again."""

@@ -42,7 +42,7 @@ def replacing(path: PathLike) -> Iterator[FileIO]:
     Raises:
         CheckpointWriteError: Writing it, or putting it in its place, failed.
     """
-    with _translated("write", path):
+    with translated("write", path):
         target = _real_target(path)
         with temporary.created_beside(target) as file:
             yield file
@@ -130,7 +130,7 @@ def delete(path: PathLike) -> None:
     >>> from mlpug import checkpoints
     >>> checkpoints.delete("no-such-checkpoint.safetensors")
     """
-    with _translated("delete", path), contextlib.suppress(FileNotFoundError):
+    with translated("delete", path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     directory = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(directory):  # also where the file was gone: perhaps only this step failed the last time
@@ -154,7 +154,7 @@ def remove_leftovers(directory: PathLike, base_filename: str) -> None:
     """
     if not os.path.isdir(directory):
         return
-    with _translated("remove what is left of unfinished checkpoints in", directory):
+    with translated("remove what is left of unfinished checkpoints in", directory):
         for path in temporary.abandoned(os.fspath(directory), base_filename):
             with contextlib.suppress(FileNotFoundError):  # another process removes them too
                 os.unlink(path)
@@ -180,7 +180,7 @@ def _is_same(file: FileIO, target: PathLike) -> bool:
 
 def _link(file: FileIO, source: PathLike, target: PathLike) -> bool:
     """Put a hard link to the open file in the target's place, where that can be had."""
-    with _translated("write", target):
+    with translated("write", target):
         real_target = _real_target(target)
         name = temporary.new_name(real_target)
         try:
@@ -206,7 +206,7 @@ def _sync_directory(name: str, verb: str, path: PathLike) -> None:
     """Make the names in it as durable as the files."""
     if os.name == "nt":  # where a directory can't be opened
         return
-    with _translated(verb, path, "It is done, but might be undone if the power fails now."):
+    with translated(verb, path, "It is done, but might be undone if the power fails now."):
         directory = os.open(name, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -218,7 +218,7 @@ def _sync_directory(name: str, verb: str, path: PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _translated(verb: str, path: PathLike, state: str = "What was there before is untouched.") -> Iterator[None]:
+def translated(verb: str, path: PathLike, state: str = "What was there before is untouched.") -> Iterator[None]:
     """Turn an OSError into ours."""
     try:
         yield

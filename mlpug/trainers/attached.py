@@ -64,10 +64,11 @@ class Attached:
 
     def start(self, trainer: DefaultTrainer, num_epochs: int) -> Run:
         """A run begins: what its events are told to."""
-        self._is_running = True
+        self.manager = None
         callbacks = self._possible_with(trainer)
-        self.manager = TrainingManager(trainer, DataOfHost(), num_epochs=num_epochs, callbacks=callbacks)
-        run = self.manager.attach()
+        manager = TrainingManager(trainer, DataOfHost(), num_epochs=num_epochs, callbacks=callbacks)
+        run = manager.attach()
+        self.manager, self._is_running = manager, True
         self._run_log = run.listeners[0]
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ from mlpug.errors import (
 )
 
 
-def state_to_resume(resume_from: Any, callbacks: Sequence[Callback]) -> tuple[Path, dict[str, Any]] | None:
+def state_to_resume(
+    resume_from: Any, callbacks: Sequence[Callback], hold: Callable[[Path], None]
+) -> tuple[Path, dict[str, Any]] | None:
     """The training checkpoint, and what it is made of; None where the run starts from the beginning.
 
     Args:
         resume_from: None, the path of a training checkpoint, or ``"auto"``: the newest one that is intact, of those
             that the CheckpointManager writes.
         callbacks: mlpug's own.
+        hold: called with each training checkpoint before it is read: no other run changes it from then on, where this
+            one would.
 
     Raises:
         ConfigurationError: ``"auto"`` without a CheckpointManager that creates training checkpoints.
@@ -38,8 +42,9 @@ def state_to_resume(resume_from: Any, callbacks: Sequence[Callback]) -> tuple[Pa
         raise ConfigurationError(f'resume_from must be None, a path or "auto", not {resume_from!r}.')
     if resume_from != "auto":
         path = Path(resume_from)
+        hold(path)
         return path, checkpoints.load(path)
-    return _newest(_candidates(callbacks))
+    return _newest(_candidates(callbacks), hold)
 
 
 def _candidates(callbacks: Sequence[Callback]) -> list[Path]:
@@ -52,9 +57,10 @@ def _candidates(callbacks: Sequence[Callback]) -> list[Path]:
     return [Path(path) for paths in found for path in paths or ()]
 
 
-def _newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
+def _newest(candidates: Sequence[Path], hold: Callable[[Path], None]) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[CheckpointError] = []
     for path in candidates:
+        hold(path)
         try:
             state = checkpoints.load(path)
         except CheckpointDamagedError as error:

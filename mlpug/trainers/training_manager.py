@@ -20,6 +20,7 @@ from mlpug.logs import Logs
 from mlpug.trainers.callback_list import check_known_names, checked_callbacks
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.dispatch import CallbackErrors, CallbackGroup
+from mlpug.trainers.held_files import HeldFiles
 from mlpug.trainers.rest import Rest
 from mlpug.trainers.resuming import state_to_resume
 from mlpug.trainers.run_log import RunLog
@@ -111,6 +112,7 @@ class TrainingManager:
             models=lambda: (trainer.training_model, *trainer.model_components.values()),
         )
         self._rest = Rest(self._callbacks, self._state, self._run_log, self._errors, self._stop_again)
+        self._held = HeldFiles(self._callbacks, trainer)
         self._listeners = self._as_listeners(checked)
         self._signals = Signals(self._interrupt)
         self._is_started = False
@@ -164,6 +166,7 @@ class TrainingManager:
             DatasetError: the dataset turns out to be empty.
             CheckpointError: the training checkpoint can't be read, is damaged, or is that of another model or
                 optimizer. With ``"auto"``: there are training checkpoints, but all of them are damaged.
+            CheckpointInUseError: another run is writing the same checkpoints.
             NonFiniteLoss: a loss or a gradient isn't finite, and the trainer was told to raise.
             SystemExit: SIGTERM, SIGUSR1 or SIGHUP ended training.
             Exception: whatever the model, the data or a callback raised, unchanged.
@@ -176,22 +179,17 @@ class TrainingManager:
             self._epochs.warn_if_not_rewindable()
         if resume_from is not None:
             self.trainer.check_can_save("TrainingManager.start_training(resume_from=...)")
-        resumed = state_to_resume(resume_from, self._callbacks)
-        if resumed is not None:
-            path, state = resumed
-            self._state.load(state, str(path))
-            for callback in self._callbacks:
-                if hasattr(callback, "resumed_from"):  # a CheckpointManager, which may go on with the same files
-                    callback.resumed_from(path)
-            self._say_resumed(path)
-        self._is_started = True
-        with self._signals:
-            self._train()
+        with self._held:
+            self._resume(resume_from)
+            self._is_started = True
+            with self._signals:
+                self._train()
         if self._signals.exit_status is not None:
             raise SystemExit(self._signals.exit_status)
 
     def attach(self) -> Run:
         """For adapters: the run of a host's own script, whose events go to its listeners; `detach` ends it."""
+        self._held.hold(yields=True)  # not every host tells how its run ends
         self._is_started = True
         self._run_log.expects_batches = False
         return self._run()
@@ -199,7 +197,21 @@ class TrainingManager:
     def detach(self, error: BaseException | None = None) -> None:
         """For adapters: the run that this manager was attached to has ended, perhaps by an error."""
         self._interrupted = isinstance(error, KeyboardInterrupt)
-        self._end(error is not None and not self._interrupted, ended_by=error)
+        try:
+            self._end(error is not None and not self._interrupted, ended_by=error)
+        finally:
+            self._held.release()
+
+    def _resume(self, resume_from: PathLike | None) -> None:
+        resumed = state_to_resume(resume_from, self._callbacks, self._held.hold)
+        if resumed is None:
+            return
+        path, state = resumed
+        self._state.load(state, str(path))
+        for callback in self._callbacks:
+            if hasattr(callback, "resumed_from"):  # a CheckpointManager, which may go on with the same files
+                callback.resumed_from(path)
+        self._say_resumed(path)
 
     def _train(self) -> None:
         try:

@@ -9,7 +9,8 @@ import pytest
 from compiled_models import arrays, assert_same_weights, compiled, layers, sequential, unbuilt
 
 from mlpug.callbacks import Callback
-from mlpug.errors import ConfigurationError, MlpugWarning
+from mlpug.checkpoints.locks import RunLock
+from mlpug.errors import CheckpointInUseError, ConfigurationError, MlpugWarning
 
 mlp = importlib.import_module(f"mlpug.{keras.config.backend()}")
 NUM_EPOCHS = 3
@@ -129,6 +130,27 @@ if ON_TENSORFLOW:  # which alone has no other way to know
 def test_a_generator_that_is_used_up_leaves_epochs_without_batches(tmp_path, num_batches, options):
     heard = assert_equal_to_alone(tmp_path, sequential, generator(num_batches), **options)
     assert heard.counts[-1] < heard.counts[0]
+
+
+class Fails(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise ValueError("mine")
+
+
+def test_the_files_are_its_own_while_it_trains_and_no_longer(tmp_path):
+    lock = RunLock(tmp_path / ".run.mlpug-lock")
+    lock.acquire()
+    heard = Heard()
+    with pytest.raises(CheckpointInUseError, match="has locked"):
+        fit(sequential, lambda: (X, Y), mlp.callbacks.as_native(heard, checkpoints_in(tmp_path)))
+    lock.release()
+    assert heard.hooks == []
+
+    with pytest.raises(ValueError, match="mine") as raised:  # of which Keras tells nobody
+        fit(sequential, lambda: (X, Y), mlp.callbacks.as_native(heard, checkpoints_in(tmp_path)), Fails())
+    fit(sequential, lambda: (X, Y), mlp.callbacks.as_native(checkpoints_in(tmp_path)))
+    assert raised.value.args == ("mine",)
+    lock.acquire()
 
 
 def test_no_epochs_at_all(tmp_path):

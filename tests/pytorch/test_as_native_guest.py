@@ -11,7 +11,8 @@ from pytorch.native_runs import QUIET, plain
 
 import mlpug.pytorch as mlp
 from mlpug.callbacks import Callback
-from mlpug.errors import MlpugWarning
+from mlpug.checkpoints.locks import RunLock
+from mlpug.errors import CheckpointInUseError, MlpugWarning
 
 NUM_EPOCHS = 3
 
@@ -194,6 +195,29 @@ def test_runs_of_no_batches_or_of_one(tmp_path, arguments):
     ours = mlp.callbacks.as_native(heard, checkpoints_in(tmp_path))
     assert_same(fit(loader(), ours, num_epochs=num_epochs, **arguments), alone)
     assert sum(heard.counts) == len(alone[0].seen)
+
+
+class Fails(pl.Callback):
+    def on_train_batch_end(self, *_):
+        raise ValueError("mine")
+
+
+def test_the_files_are_its_own_while_it_trains_and_no_longer(tmp_path):
+    lock = RunLock(tmp_path / ".run.mlpug-lock")
+    lock.acquire()
+    heard = Heard()
+    with pytest.raises(CheckpointInUseError, match="has locked"):
+        fit(loader(), mlp.callbacks.as_native(heard, checkpoints_in(tmp_path)))
+    lock.release()
+    assert (heard.counts, heard.outcome) == ([], None)
+
+    with pytest.raises(ValueError, match="mine"):
+        fit(loader(), mlp.callbacks.as_native(heard, checkpoints_in(tmp_path)), Fails())
+    assert heard.outcome["stopped_on_error"] is True
+    lock.acquire()  # free
+    lock.release()
+    fit(loader(), mlp.callbacks.as_native(checkpoints_in(tmp_path)))
+    lock.acquire()
 
 
 class Sharded(Project):
