@@ -28,6 +28,7 @@ class Moment:
     plan: Plan
     position: tuple[int, str | None]  # batches done, and what ended last: a "batch" or an "epoch"
     facts: dict[str, Any]  # for the files' descriptions
+    metric: float | None  # that is monitored, where the best model is saved
     model: dict[str, Any] | None  # states, where the plan needs them
     training: dict[str, Any] | None
 
@@ -94,6 +95,25 @@ class CheckpointFiles:
             self._delete_archived(keep_archived, written=global_iter)
         if plan.save_training and moment.training is not None:
             checkpoints.save(self.training, moment.training, {"kind": "training", **moment.facts})
+
+    def missing(self, moment: Moment) -> Plan:
+        """What of the plan isn't there, after an error: by what the files say."""
+
+        def lacks(path: Path) -> bool:
+            try:
+                return bool(checkpoints.describe(path).description.get("saved_at") != moment.facts["saved_at"])
+            except CheckpointError:
+                return True
+
+        plan = moment.plan
+        return replace(
+            plan,
+            is_best=False,
+            save_best=plan.save_best and lacks(self.best),
+            save_latest=plan.save_latest and lacks(self.latest),
+            archive=plan.archive and lacks(self.archived(moment.position[0])),
+            save_training=plan.save_training and lacks(self.training),
+        )
 
     def _delete_archived(self, keep: int, written: int) -> None:
         """Delete all but the newest; never the one just written, though a run that this one repeats got further."""

@@ -27,9 +27,10 @@ from mlpug.callbacks.checkpoint_options import (
     checked_hyper_parameters,
     checked_path,
 )
-from mlpug.callbacks.checkpoint_schedule import NOTHING, CheckpointSchedule, Plan, metric_value
+from mlpug.callbacks.checkpoint_owed import Owed
+from mlpug.callbacks.checkpoint_schedule import NOTHING, CheckpointSchedule, Plan, metric_value, without
 from mlpug.checkpoints.background import BackgroundSaver
-from mlpug.errors import MlpugWarning
+from mlpug.errors import CheckpointWriteError, MlpugWarning
 from mlpug.logs import Logs
 from mlpug.model_checkpoint import model_checkpoint_state
 from mlpug.validation import checked_count
@@ -142,6 +143,11 @@ class CheckpointManager(Callback):
         self._files = CheckpointFiles(checked_path(checkpoints_path), base)
         self._files.check_writable()
         self._best: float | None = None
+        self._to_beat: float | None = None  # by what becomes the best file: the best so far, unless that was lost
+        self._in_file: float | None = None  # the metric of the best model that was written
+        self._lost: float | None = None  # the metric of a better one that couldn't be
+        self._owed = Owed()
+        self._looked_at: float | None = None  # the metric of what is due
         self._has_looked = self._has_found = False
         self._due = NOTHING
         self._ended: str | None = None  # "batch" or "epoch", what ended last; None where nothing has
@@ -161,6 +167,8 @@ class CheckpointManager(Callback):
         if self._metric is None:
             return {}
         best = {"best": self._best, "has_looked": self._has_looked, "has_found": self._has_found}
+        if self._to_beat != self._best:
+            best["to_beat"] = self._to_beat
         return {**best, "metric": self._metric, "opt_mode": self._schedule.opt_mode}
 
     def set_state(self, state: Any) -> None:
@@ -183,6 +191,8 @@ class CheckpointManager(Callback):
             )
             return
         self._best = state["best"]
+        self._to_beat = self._in_file = state.get("to_beat", self._best)
+        self._lost = self._best if "to_beat" in state else None
         self._has_looked, self._has_found = state["has_looked"], state["has_found"]
 
     def training_checkpoints(self) -> list[Path] | None:
@@ -236,8 +246,7 @@ class CheckpointManager(Callback):
             if self._saver is not None:
                 self._saver.wait() if is_last else self._saver.check()
         finally:  # an earlier save that has failed doesn't keep this one from being tried
-            if is_last:
-                plan = self._final(plan)
+            plan = self._final(plan) if is_last else self._with_owed(plan)
             if plan.saves:
                 self._save(plan, logs, None if is_last else self._saver)
 
@@ -249,11 +258,19 @@ class CheckpointManager(Callback):
         interrupted: bool,
         callback_calls_success: bool,
     ) -> None:
-        """Say that there is no best model, where one was expected."""
+        """Say that there is no best model, where one was expected, or that it is an older one."""
         is_missing = self._metric is not None and self._best is None
         is_cut_short = stopped_on_error or interrupted or (stopped_early and not self._has_looked)
         if is_missing and not is_cut_short and self.manager.trainer.process.rank == 0:
             warnings.warn(f"There is no best model: {self._reason()}", MlpugWarning, stacklevel=2)
+        if self._lost is not None and not stopped_on_error:
+            written = "was before" if self._in_file is None else f"could be written: it had {self._in_file:g}"
+            warnings.warn(
+                f"The best model, whose {self._metric} was {self._lost:g}, is lost: it couldn't be written when it was "
+                f"there, see the error in the log. {self._files.best} is the best one that {written}.",
+                MlpugWarning,
+                stacklevel=2,
+            )
 
     def _decide(self, position: int, logs: Logs) -> None:
         metric = None
@@ -261,8 +278,14 @@ class CheckpointManager(Callback):
             metric = metric_value(self._metric, logs.at(self._metric))
             self._has_looked = True
             self._has_found |= metric is not None
-        self._due = self._schedule.plan(position, metric, self._best)
+        self._due, self._looked_at = self._schedule.plan(position, metric, self._best), metric
         logs["current"]["is_best"] = self._due.is_best
+        if self._to_beat != self._best and metric is not None:
+            beats = self._schedule.plan(position, metric, self._to_beat)
+            self._due = replace(self._due, save_best=beats.save_best)
+            self._to_beat = metric if beats.is_best else self._to_beat
+        elif self._due.is_best:
+            self._to_beat = metric
         if self._due.is_best:
             self._best = metric
             logs["best"] = logs["current"].snapshot()
@@ -274,10 +297,13 @@ class CheckpointManager(Callback):
         """What is left to save when training ends."""
         position = self._position()
         return replace(
-            plan,
+            self._with_owed(plan, is_last=True),
             save_latest=self._schedule.latest and self._model_position != position,
             save_training=self._schedule.training and self._training_position != position,
         )
+
+    def _with_owed(self, plan: Plan, is_last: bool = False) -> Plan:
+        return self._owed.added_to(plan, self._position(), is_last, self._is_alone())
 
     def _save(self, plan: Plan, logs: Logs, saver: BackgroundSaver | None) -> None:
         moment = self._moment(plan, logs)  # by every process: states are gathered
@@ -297,17 +323,42 @@ class CheckpointManager(Callback):
             model = model_checkpoint_state(backend, components, self._hyper_parameters, logs, global_iter, epoch)
         if plan.save_training:
             training = manager.get_state()
-        return Moment(plan, self._position(), facts(logs, backend, global_iter), model, training)
+        metric = self._looked_at if plan.save_best else None
+        return Moment(plan, self._position(), facts(logs, backend, global_iter), metric, model, training)
 
     def _write(self, moment: Moment) -> None:
-        self._files.write(moment, self._keep_archived)
+        try:
+            self._files.write(moment, self._keep_archived)
+        except CheckpointWriteError:
+            self._note(moment, self._files.missing(moment))
+            raise
         self._note(moment)
 
-    def _note(self, moment: Moment) -> None:
-        if moment.plan.save_latest:
+    def _note(self, moment: Moment, missing: Plan = NOTHING) -> None:
+        written = without(moment.plan, missing)
+        if written.save_latest:
             self._model_position = moment.position
-        if moment.plan.save_training:
+        if written.save_training:
             self._training_position = moment.position
+        self._owed.written(written)
+        if missing.saves:
+            self._owed.failed(missing, moment.position)
+        if written.save_best:
+            self._best_written(moment.metric)
+        if missing.save_best:
+            self._lost = moment.metric
+            if self._is_alone():  # others don't know, and have to decide the same
+                self._to_beat = self._in_file
+
+    def _best_written(self, metric: float | None) -> None:
+        self._in_file = metric
+        if metric is not None and self._schedule.improves(metric, self._to_beat):
+            self._to_beat = metric
+        if self._lost is not None and not self._schedule.improves(self._lost, metric):
+            self._lost = None
+
+    def _is_alone(self) -> bool:
+        return self.manager.trainer.process.world_size == 1
 
     def _reason(self) -> str:
         period = f"{self._schedule.monitor_every} {'batches' if self._batch_level else 'epochs'}"

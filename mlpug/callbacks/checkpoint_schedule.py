@@ -35,6 +35,20 @@ class Plan:
 NOTHING = Plan()  # at most batches
 
 
+def without(plan: Plan, other: Plan) -> Plan:
+    """What is to be written by the one and not by the other.
+
+    >>> without(Plan(save_latest=True, archive=True), Plan(archive=True)) == Plan(save_latest=True)
+    True
+    """
+    return Plan(
+        save_best=plan.save_best and not other.save_best,
+        save_latest=plan.save_latest and not other.save_latest,
+        archive=plan.archive and not other.archive,
+        save_training=plan.save_training and not other.save_training,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointSchedule:
     """Which checkpoints are wanted, and how often.
@@ -98,7 +112,7 @@ class CheckpointSchedule:
         archive = self._is_due(self.archive_every, position)
         if not (is_looked_at or is_due or archive):
             return NOTHING
-        is_best = is_looked_at and metric is not None and self._improves(metric, best)
+        is_best = is_looked_at and metric is not None and self.improves(metric, best)
         return Plan(
             is_best=is_best,
             save_best=is_best and metric is not None and self._is_good_enough(metric),
@@ -107,7 +121,8 @@ class CheckpointSchedule:
             save_training=self.training and is_due,
         )
 
-    def _improves(self, metric: float, best: float | None) -> bool:
+    def improves(self, metric: float, best: float | None) -> bool:
+        """Whether the metric is better than the best one so far."""
         return self._rank(metric) < (math.inf if best is None else self._rank(best))
 
     def _is_good_enough(self, metric: float) -> bool:
