@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 
+from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError, StateError
 from mlpug.model_checkpoint import check_fits, check_names, check_optimizer_class
 from mlpug.plain import from_plain, to_plain
@@ -89,6 +90,7 @@ def native_state(listeners: Sequence[Any]) -> dict[str, Any]:
 
 def load_native_state(listeners: Sequence[Any], state: Mapping[str, Any]) -> None:
     """Give it back, after training started: that is when Keras's own callbacks forget everything."""
+    warn_of_dropped_states(state["callbacks"], [key for key, _ in _by_key(listeners)])
     for key, callback in _by_key(listeners):
         attributes = state["callbacks"].get(key, {})
         if _has_compared(attributes) and hasattr(callback, "_set_monitor_op"):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mlpug.checkpoints import RawTensor
+from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError
 from mlpug.model_checkpoint import check_names, check_optimizer_class
 from mlpug.plain import from_plain, to_plain
@@ -90,6 +91,8 @@ def native_state(trainer: pl.Trainer) -> dict[str, Any]:
 
 def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     """Give them back; called when Lightning has set everything up, which is when its own would."""
+    if trainer.global_rank == 0:
+        warn_of_dropped_states(state["callbacks"], [key for key, _ in _by_key(trainer)])
     for key, callback in _by_key(trainer):
         if key in state["callbacks"]:
             callback_state = from_plain(state["callbacks"][key], leaf_from_plain)

@@ -13,6 +13,7 @@ from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs, random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
 from mlpug.datasets.generators import OwnGenerators, of_models
+from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.run_log import Position, RunLog
@@ -112,6 +113,8 @@ class RunState:
                 f"{name} has no {error.args[0]!r}, which a training checkpoint has: it was changed after it was saved, "
                 "or something else than mlpug has made it. Resume from another one."
             ) from error
+        if self._adapter.process.rank == 0:
+            warn_of_dropped_states(state["callbacks"], [callback.name for callback in self._callbacks])
         self._resumed = state
 
     def _load(self, state: dict[str, Any], name: str) -> None:

@@ -1,12 +1,24 @@
 """Which training checkpoint a run goes on from."""
 
 import time
+import warnings
 
 import numpy as np
 import pytest
 
 from mlpug import checkpoints
-from mlpug.callbacks import Callback, CheckpointManager
+from mlpug.callbacks import (
+    BatchSizeLogger,
+    Callback,
+    CheckpointManager,
+    DescribeLogsObject,
+    History,
+    LogProgress,
+    ProgressBar,
+    Tensorboard,
+    TestMetricsLogger,
+    TrainingMetricsLogger,
+)
 from mlpug.errors import (
     CheckpointDamagedError,
     CheckpointMismatchError,
@@ -186,3 +198,76 @@ def test_auto_needs_somewhere_to_look(train, make_manager, mean_model, tmp_path)
     for bad in (1, True, object()):
         with pytest.raises(ConfigurationError, match='resume_from must be None, a path or "auto"'):
             train(tmp_path, resume_from=bad)
+
+
+class Kept(Callback):
+    def __init__(self, state=None, name="Kept"):
+        self.state, self.key, self.got = state, name, "nothing"
+
+    @property
+    def name(self):
+        return self.key
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.got = state
+
+
+def told_when_resumed(path, make_manager, model, *callbacks):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_manager(BATCHES, callbacks, model, num_epochs=2).start_training(path)
+    return [str(warning.message) for warning in caught if warning.category is MlpugWarning]
+
+
+@pytest.mark.parametrize("state", [1, 0, False, "", [None, 3], {"a": {"b": np.zeros(0)}}], ids=repr)
+def test_the_state_of_a_renamed_callback_is_dropped_by_name(saved, make_manager, mean_model, state):
+    path, other = saved(Kept(state, "Patience")), Kept(name="Other")
+    (told,) = told_when_resumed(path, make_manager, mean_model, other)
+    assert "has the state of the callback 'Patience', which isn't among the callbacks of this run" in told
+    assert "none of the callback 'Other', which this run has" in told
+    assert other.got == "nothing"
+
+
+def test_that_of_a_removed_one_too_in_one_warning(saved, make_manager, mean_model):
+    path = saved(Kept({"wait": 2}, "First"))
+    state = checkpoints.load(path)
+    state["callbacks"] |= {"Second": [1], "LRSchedulerWrapper: *": {"num_steps": 4}}
+    checkpoints.save(path, state)
+    (told,) = told_when_resumed(path, make_manager, mean_model)
+    assert "'First', the callback 'Second', the callback 'LRSchedulerWrapper: *'" in told
+    assert "which this run has" not in told
+
+
+@pytest.mark.parametrize("state", [None, {}, [], {"a": [], "b": {"c": None}}], ids=repr)
+def test_nothing_is_said_where_nothing_is_lost(saved, make_manager, mean_model, state):
+    assert told_when_resumed(saved(Kept(state)), make_manager, mean_model, Kept(name="Other")) == []
+
+
+def test_nothing_is_said_where_it_is_taken(saved, make_manager, mean_model):
+    kept = Kept()
+    assert told_when_resumed(saved(Kept(3)), make_manager, mean_model, Kept(name="New"), kept) == []
+    assert kept.got == 3
+
+
+def test_observers_of_mlpugs_own_can_be_left_out(make_manager, mean_model, evaluator, tmp_path):
+    observers = [
+        TrainingMetricsLogger(evaluator),
+        TestMetricsLogger(BATCHES, "validation", evaluator),
+        History(),
+        History(batch_level=True),
+        DescribeLogsObject(),
+        LogProgress(),
+        ProgressBar(),
+        BatchSizeLogger(),
+        Tensorboard("run", ["training.batch.loss"], directory=tmp_path / "curves"),
+        CheckpointManager(tmp_path, "run", metric_monitor_period=1),
+        Seen(stop_after=6),
+    ]
+    make_manager(BATCHES, observers, mean_model, num_epochs=2).start_training()
+    path = tmp_path / "run-training-checkpoint.safetensors"
+    names = set(checkpoints.load(path)["callbacks"])
+    assert len(names) >= 6
+    assert told_when_resumed(path, make_manager, mean_model) == []
