@@ -99,9 +99,10 @@ class Optimizers:
         if isinstance(loss, Mapping):
             check_losses(loss, self._by_name)
             return [optimizer.scale_loss(loss[name]) for name, optimizer in self._by_name.items()]
-        if len(self._by_name) == 1 or self.are_scaled:
-            return [optimizer.scale_loss(loss) for optimizer in self._by_name.values()]
-        return [loss]
+        optimizers = list(self._by_name.values())
+        if not self.are_scaled and len({optimizer.loss_scale_factor for optimizer in optimizers}) == 1:
+            return [optimizers[0].scale_loss(loss)]  # one scale for all of them, or none
+        return [optimizer.scale_loss(loss) for optimizer in optimizers]
 
     def in_order(self, values: Any) -> Any:
         """What there is for each optimizer in the order of the optimizers; JAX sorts dicts by their keys."""
