@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from mlpug_keras.model import Latest, begin_losses
+
+
+class WeighedChunk(NamedTuple):
+    """A chunk, and what each of the compiled losses is multiplied by on it."""
+
+    chunk: Any
+    factors: Any  # an array, of one axis
 
 
 class CompiledModel:
@@ -53,13 +60,14 @@ class CompiledModel:
             ]
             with keras.StatelessScope(state_mapping=values):
                 return self.results(batch, settings, inference_mode)
+        batch, factors = batch if isinstance(batch, WeighedChunk) else (batch, None)
         begin_losses(self._model)
         model, is_training = self._model, not inference_mode
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         predictions = model(x, training=is_training) if model._call_has_training_arg else model(x)
         first = next(array for array in keras.tree.flatten(x) if array is not None)
         num_samples = keras.ops.shape(first)[0]
-        with self._counting(num_samples):
+        with self._counting(num_samples), with_losses(model, partial(_times, factors)):
             loss = model._compute_loss(x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=is_training)
         if inference_mode:
             return loss, None, predictions
@@ -78,6 +86,35 @@ class CompiledModel:
 
 def _counted(update_state: Any, num_samples: Any, value: Any, sample_weight: Any = None) -> Any:
     return update_state(value, sample_weight=num_samples)
+
+
+def _times(factors: Any, number: int, loss: Any) -> Any:
+    if factors is None:
+        return loss
+
+    def call(*arguments: Any) -> Any:
+        value = loss(*arguments)
+        return value * keras.ops.cast(factors[number], value.dtype)
+
+    return call
+
+
+def compiled_losses(model: keras.Model) -> list[Any]:
+    """The `keras.losses.Loss` of each output that has one; the model is built."""
+    compiled = model._compile_loss
+    return [] if compiled is None else [each.loss for each in compiled._flat_losses or ()]
+
+
+@contextmanager
+def with_losses(model: keras.Model, replace: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Within, what ``replace(number, loss)`` gives is called in the place of each compiled loss."""
+    compiled = model._compile_loss
+    if compiled is None or compiled._flat_losses is None:
+        yield
+        return
+    losses = [each._replace(loss=replace(number, each.loss)) for number, each in enumerate(compiled._flat_losses)]
+    with patched(compiled, _flat_losses=losses):
+        yield
 
 
 def latest_of(logs: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mlpug.step_output import counted
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_keras.arrays import as_array
 from mlpug_keras.batch_loss import BatchLoss, taken_from
+from mlpug_keras.chunk_shares import ChunkShares
 from mlpug_keras.compiled_model import CompiledModel, latest_of, overrides, patched
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.heard_function import Listener, heard_function
@@ -49,6 +50,8 @@ class FitStep:
         self._optimizers = Optimizers({"optimizer": model.optimizer}) if has_chunks else None
         self._chunked = make(optimizers=self._optimizers) if has_chunks else None
         self._evaluating = make(optimizers=SimpleNamespace(variables=[]))
+        make_step = partial(Step, optimizers=SimpleNamespace(variables=[]), **make.keywords)
+        self._shares = ChunkShares(model, self._view, make_step)
         self._own_test_step = bool(overrides(model, "test_step"))
 
     @contextmanager
@@ -155,7 +158,8 @@ class FitStep:
 
     def _train_chunks(self) -> dict[str, Any]:
         assert self._chunked is not None
-        output, self.latest.did_update, _ = self._chunked.train(self.latest.chunks, None, looks=False, clipping=None)
+        chunks = self._shares.weighed(self.latest.chunks)
+        output, self.latest.did_update, _ = self._chunked.train(chunks, None, looks=False, clipping=None)
         self.latest.step_output = StepOutput(output.loss, output.num_samples)
         return latest_of(output.auxiliary_results)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.validation import checked_count
 from mlpug_keras.compiled_model import metric_names, overrides, own_train_function
 from mlpug_keras.devices import check_one_device
@@ -17,6 +18,8 @@ from mlpug_keras.ported import PortedAdapter
 
 # What a chunked step does in their place.
 _OWN_STEPS = ("train_step", "make_train_function")
+_OF_WHOLE_BATCH = (keras.losses.circle, keras.losses.dice, keras.losses.tversky)
+_CHOSEN_BY_SHAPE = ("crossentropy", "ce")  # by ``compile``: a mean of any kind
 
 
 def ported_adapter(model: Any, options: FitOptions, validation: Validation, has_chunks: bool) -> PortedAdapter:
@@ -76,6 +79,43 @@ def _check_chunks(model: keras.Model) -> None:
             f"{type(model).__name__} has a {' and a '.join(own)} of its own, which says itself how a batch is trained "
             "on, so mlpug can't do that in chunks: leave out batch_chunk_size and gradient_accumulation_steps, or "
             "write compute_loss in its place, which works with both."
+        )
+    if overrides(model, "compute_loss"):
+        warnings.warn(
+            f"{type(model).__name__} has a compute_loss of its own: in chunks, what it adds to the compiled loss is "
+            "taken for a mean over samples. If it divides by something else, tokens that aren't padding say, give that "
+            "part to model.compile(loss=...) as a keras.losses.Loss, or leave out batch_chunk_size and "
+            "gradient_accumulation_steps.",
+            MlpugWarning,
+            stacklevel=2,
+        )
+    compiled = model._compile_loss
+    for loss in [] if compiled is None else keras.tree.flatten(compiled._user_loss):
+        _check_loss(loss)
+
+
+def _check_loss(loss: Any) -> None:
+    """Refuse a loss of which it isn't known how those of its chunks make that of the batch."""
+    cure = "or leave out batch_chunk_size and gradient_accumulation_steps"
+    if isinstance(loss, keras.losses.Loss):
+        if loss.reduction in (None, "none"):
+            raise ConfigurationError(
+                f"The loss {loss.name!r} has reduction=None, so it is no number that chunks could share: give it "
+                f'reduction="sum", which has the same gradient, or "sum_over_batch_size", {cure}.'
+            )
+        if type(loss).__call__ is not keras.losses.Loss.__call__:
+            raise ConfigurationError(
+                f"{type(loss).__name__} has a __call__ of its own, so mlpug can't know what it divides by and train on "
+                f"a batch in chunks: write `call` in its place, which returns a value for each sample, {cure}."
+            )
+    function = keras.losses.get(loss) if isinstance(loss, str) and loss.lower() not in _CHOSEN_BY_SHAPE else loss
+    axis = getattr(loss, "axis", None)
+    is_per_sample = axis is not None and 0 not in (axis if isinstance(axis, (list, tuple)) else [axis])
+    if getattr(function, "fn", function) in _OF_WHOLE_BATCH and not is_per_sample:
+        name = getattr(loss, "name", None) or getattr(loss, "__name__", loss)
+        raise ConfigurationError(
+            f"The loss {name!r} compares the samples of a batch with each other, so that of chunks is another one: "
+            f"take one that has a value for each sample (Dice and Tversky with an axis), {cure}."
         )
 
 

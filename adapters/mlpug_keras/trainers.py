@@ -153,14 +153,15 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             class_weight: as for ``fit``.
             validation_split: as for ``fit``: the last part of training data given as arrays is validation data.
             batch_chunk_size: each batch is computed in chunks of at most so many samples, one after the other, by
-                mlpug's own step: the gradient is the mean of theirs, by their numbers of samples.
+                mlpug's own step: the gradient is that of the whole batch, whatever the compiled losses divide by.
             gradient_accumulation_steps: so many batches of the dataset make one batch.
             chunkable_batch_wrapper: with a batch_chunk_size, makes an object with ``__len__`` and slicing of a batch.
 
         Raises:
             ConfigurationError: not a compiled `keras.Model`, or one that was compiled for several batches a step or
                 without an optimizer; chunks, and a model that has a ``train_step`` or a ``make_train_function`` of its
-                own; or an argument that can't work.
+                own, or a loss of which nobody knows how those of chunks make that of a batch; or an argument that can't
+                work.
 
         >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
