@@ -11,6 +11,16 @@ import tensorflow as tf
 from mlpug_keras.accumulation import counted_part, mean_of, share, sum_dtype
 
 
+def dense(gradient: Any, variable: Any) -> Any:
+    """The variable's gradient with the rows of one index added up, as on JAX and PyTorch; None where there is none.
+
+    An optimizer would else square the rows apart, but only where nothing before it, such as clipping, adds them up.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
+
+
 class Sums:
     """The sums of the gradients of a batch's chunks, by their weights."""
 
@@ -36,7 +46,7 @@ class Sums:
         for number, (total, gradient) in enumerate(zip(self._totals, gradients, strict=True)):
             if gradient is not None:
                 self._has_gradient[number] = True
-                total.assign_add(counted_part(tf.convert_to_tensor(gradient), weight, total.dtype.name))
+                total.assign_add(counted_part(gradient, weight, total.dtype.name))
         self.weight.assign_add(weight)
         self._reference.assign(reference)
 

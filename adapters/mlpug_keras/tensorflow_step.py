@@ -17,7 +17,7 @@ from mlpug_keras.accumulation import count_in, weighted_mean
 from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.optimizers import Optimizers
-from mlpug_keras.tensorflow_parts import Sums, Traced
+from mlpug_keras.tensorflow_parts import Sums, Traced, dense
 
 
 class Step:
@@ -206,11 +206,11 @@ class Step:
             results = self._results(batch_and_settings, inference_mode=False)
             losses = self._optimizers.losses(results[0])
         if len(losses) == 1:
-            return results, tape.gradient(losses[0], variables)
+            return results, list(map(dense, tape.gradient(losses[0], variables), variables))
         gradients: list[Any] = [None] * len(variables)
         for owner, loss in zip(self._optimizers.owners, losses, strict=True):
             for place, gradient in zip(owner.places, tape.gradient(loss, owner.of(variables)), strict=True):
-                gradients[place] = gradient
+                gradients[place] = dense(gradient, variables[place])
         return results, gradients
 
     def _looked_at(self, losses: list[Any], gradients: list[Any], looks: bool) -> list[Any] | None:
@@ -229,8 +229,7 @@ class Step:
         norm = None
         is_finite = None if looked_at is None else tf.reduce_all(tf.stack([True, *map(_is_finite, looked_at)]))
         if clipping is not None:
-            dense = [None if each is None else tf.convert_to_tensor(each) for each in gradients]
-            gradients, norm = self._optimizers.clipped(dense, clipping)
+            gradients, norm = self._optimizers.clipped(gradients, clipping)
         if is_finite is None:
             self._apply(gradients)
         else:
@@ -275,7 +274,7 @@ def _spec_of(spec: Any, is_chunk: bool) -> Any:
 
 
 def _is_finite(value: Any) -> Any:
-    array = value.values if isinstance(value, tf.IndexedSlices) else tf.convert_to_tensor(value)
+    array = tf.convert_to_tensor(value)
     parts = [tf.math.real(array), tf.math.imag(array)] if array.dtype.is_complex else [array]
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in parts])
 
