@@ -20,6 +20,7 @@ from mlpug.model_checkpoint import check_fits, check_names
 from mlpug.step_output import as_step_output, check_losses, joined_outputs
 from mlpug.trainers.default_trainer import DefaultTrainer, named
 from mlpug.trees import map_leaves
+from mlpug.validation import check_training_call
 
 Parameters = dict[str, np.ndarray]
 _NOTHING: Mapping[str, Any] = {}
@@ -116,6 +117,7 @@ class FakeAdapter:
         """Take any callable."""
         if not callable(training_model):
             raise ConfigurationError(f"The training model must be callable, not a {type(training_model).__name__}.")
+        check_training_call(training_model, f"{type(training_model).__name__}.__call__")
         self._training_model = training_model
 
     def as_dataset(self, given: Any, options: DataOptions) -> Any:

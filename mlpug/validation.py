@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from mlpug.errors import ConfigurationError, DatasetError
 
@@ -75,3 +76,46 @@ def known_length(dataset: Any) -> int | None:
         return len(dataset)
     except (TypeError, NotImplementedError):  # what loaders of streams raise, though they have __len__
         return None
+
+
+def check_training_call(call: Callable[..., Any], written_as: str, instead: str = "") -> None:
+    """Refuse what can't be called as a training model is.
+
+    Only what is called counts: a decorator's own arguments, and not those of what it wraps.
+
+    Args:
+        call: what will be called.
+        written_as: how the user's own code names it, such as ``"TrainModel.forward"``.
+        instead: the first thing to do about it, where that isn't to write other arguments.
+
+    Raises:
+        ConfigurationError: it takes other arguments, or none at all.
+
+    >>> check_training_call(lambda batch: 0.5, "TrainModel.forward")
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: The training model is called as ... TrainModel.forward(batch) ...
+    """
+    try:
+        signature = inspect.signature(call, follow_wrapped=False)
+    except (TypeError, ValueError):  # what is compiled may not tell
+        return
+    try:
+        signature.bind(None, evaluate_settings=None, inference_mode=False)
+    except TypeError as error:
+        came = signature.replace(return_annotation=inspect.Signature.empty)
+        raise_not_callable(f"{written_as}{came} can't be called so: {error}", written_as, instead)
+
+
+def raise_not_callable(came: str, written_as: str, instead: str = "") -> NoReturn:
+    """Say what a training model must be, in the words of `check_training_call`.
+
+    >>> raise_not_callable("Net has no forward", "Net.forward")
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: The training model is called as ... and Net has no forward. Write forward(self, ...
+    """
+    method = written_as.rpartition(".")[2]
+    cure = f"rite {method}(self, batch_data, evaluate_settings=None, inference_mode=False), which returns the loss."
+    raise ConfigurationError(
+        "The training model is called as training_model(batch_data, evaluate_settings=..., inference_mode=...), and "
+        f"{came}. {f'{instead}, or w' if instead else 'W'}{cure}"
+    )

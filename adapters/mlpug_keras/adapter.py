@@ -19,7 +19,7 @@ from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
 from mlpug_keras.devices import check_no_scope, check_one_device
 from mlpug_keras.host import unchanged_errors
-from mlpug_keras.model import TrainingModel, checked_training_model
+from mlpug_keras.model import TrainingModel
 from mlpug_keras.native_callbacks import (
     RunningLoss,
     check_can_save,
@@ -40,6 +40,7 @@ from mlpug_keras.state import (
     native_state,
     optimizer_state,
 )
+from mlpug_keras.training_model import checked_training_model
 
 
 class KerasAdapter:

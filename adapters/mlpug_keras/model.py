@@ -9,7 +9,6 @@ import keras
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from mlpug.adapter import Clipping, StepOutput
-from mlpug.errors import ConfigurationError
 from mlpug.step_output import checked_results
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_keras.native_callbacks import RunningLoss
@@ -170,21 +169,3 @@ def begin_losses(model: keras.layers.Layer) -> None:
     if in_stateless_scope():
         get_stateless_scope().collect_losses = True  # those of activity regularizers, and of add_loss
     model._clear_losses()
-
-
-def checked_training_model(training_model: Any, model_components: dict[str, Any]) -> Any:
-    """The training model, if Keras can train it and finds the model components in it."""
-    if not isinstance(training_model, keras.layers.Layer):
-        raise ConfigurationError(
-            "On Keras the training model must be a keras.Model or keras.layers.Layer of Keras 3, "
-            f"not {training_model!r}. Its call takes (batch_data, evaluate_settings, inference_mode) and "
-            "returns the loss."
-        )
-    found = {id(layer) for layer in training_model._flatten_layers()}
-    for name, component in model_components.items():
-        if isinstance(component, keras.layers.Layer) and id(component) not in found:
-            raise ConfigurationError(
-                f"The model component {name!r} is not part of the training model, so it would not be trained: "
-                f"make it an attribute of {type(training_model).__name__}, or leave it out of model_components."
-            )
-    return training_model

@@ -19,7 +19,7 @@ from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callb
 from mlpug_lightning.components import component_state
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.loggers import LoggerFeed
-from mlpug_lightning.module import TrainingModule, checked_training_model
+from mlpug_lightning.module import TrainingModule
 from mlpug_lightning.native_callbacks import (
     check_averaging,
     check_native,
@@ -39,6 +39,7 @@ from mlpug_lightning.state import (
     remaining_state,
     start_loops_at,
 )
+from mlpug_lightning.training_model import checked_training_model
 
 
 class Native(NamedTuple):

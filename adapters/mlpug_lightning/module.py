@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlpug.adapter import Run, StepOutput
 from mlpug.chunks import Group, joined
-from mlpug.errors import ConfigurationError
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.accumulation import BatchGradient, clip, gradients_of, parameters_of
@@ -286,13 +285,3 @@ class _Unregistered:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-
-
-def checked_training_model(training_model: Any) -> torch.nn.Module:
-    """The training model, if it is one that PyTorch can train."""
-    if not isinstance(training_model, torch.nn.Module):
-        raise ConfigurationError(
-            f"On PyTorch the training model must be a torch.nn.Module, not {training_model!r}. "
-            "Its forward takes (batch_data, evaluate_settings, inference_mode) and returns the loss."
-        )
-    return training_model

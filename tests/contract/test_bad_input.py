@@ -1,5 +1,6 @@
 """What can be known before the first batch is refused before it, in the same words on every backend."""
 
+import functools
 import warnings
 
 import pytest
@@ -96,3 +97,60 @@ def test_a_dataset_that_ends_early_ends_the_epoch_there_and_warns_once(backend):
     assert len(ours) == 1
     assert "ended after 2 batches in epoch 0, before num_batches_per_epoch=5" in str(ours[0].message)
     assert steps == [(epoch, step) for epoch in range(3) for step in range(2)]
+
+
+def called_as(backend, call):
+    """The backend's training model with another method in the place of the one that is called."""
+    model = backend.training_model()
+    (name,) = {"forward", "call", "__call__"} & set(vars(type(model)))
+    model.__class__ = type("Net", (type(model),), {name: call})
+    return model, name
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda self, batch: 0.5,
+        lambda self, batch, training=None: 0.5,
+        lambda self, batch, inference_mode: 0.5,
+        lambda self, x, y, evaluate_settings=None, inference_mode=False: 0.5,
+    ],
+    ids=["a batch", "as keras calls", "half", "two parts"],
+)
+def test_a_training_model_that_cant_be_called_so_is_refused_when_it_is_set(backend, call):
+    model, name = called_as(backend, call)
+    with pytest.raises(ConfigurationError) as caught:
+        backend.trainer().set_training_model(model)
+    message = str(caught.value)
+    assert "called as training_model(batch_data, evaluate_settings=..., inference_mode=...)" in message
+    assert f"Net.{name}(" in message
+    assert f"Write {name}(self, batch_data, evaluate_settings=None, inference_mode=False), which" in message
+    assert len(message) < 3 * 160
+
+
+def adding_what_is_missing(call):
+    """A decorator as users write them: what is called takes more than what it wraps."""
+
+    @functools.wraps(call)
+    def wrapped(self, batch, *, evaluate_settings=None, inference_mode=False):
+        return call(self, batch)
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda self, batch, **others: 0.5,
+        lambda self, *batch, **others: 0.5,
+        lambda self, x, inference_mode, evaluate_settings, more=1: 0.5,
+        adding_what_is_missing(lambda self, batch: 0.5),
+        functools.partialmethod(lambda self, more, batch, evaluate_settings, inference_mode: 0.5, 1),
+    ],
+    ids=["named ones", "any", "another order", "decorated", "partial"],
+)
+def test_a_training_model_may_take_its_arguments_in_any_way(backend, call):
+    trainer = backend.trainer()
+    model, _ = called_as(backend, call)
+    trainer.set_training_model(model)
+    assert trainer.training_model is model
