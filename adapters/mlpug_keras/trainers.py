@@ -16,6 +16,7 @@ from mlpug.precision import chosen_precision
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_keras.adapter import KerasAdapter
+from mlpug_keras.fit_arguments import refuse_arguments
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.fit_validation import Validation
 from mlpug_keras.from_keras import logs_itself, ported_adapter
@@ -129,6 +130,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         batch_chunk_size: int | None = None,
         gradient_accumulation_steps: int = 1,
         chunkable_batch_wrapper: Callable[[Any], ChunkableBatch] | None = None,
+        **elsewhere: Any,
     ) -> DefaultTrainer:
         """The trainer of a compiled model: it is trained by its own ``fit``, as it would be without mlpug.
 
@@ -156,6 +158,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
                 mlpug's own step: the gradient is that of the whole batch, whatever the compiled losses divide by.
             gradient_accumulation_steps: so many batches of the dataset make one batch.
             chunkable_batch_wrapper: with a batch_chunk_size, makes an object with ``__len__`` and slicing of a batch.
+            elsewhere: what else ``fit`` takes, such as `epochs`, is refused with where it belongs.
 
         Raises:
             ConfigurationError: not a compiled `keras.Model`, or one that was compiled for several batches a step or
@@ -175,6 +178,7 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         >>> manager.logs.at("validation.dataset.loss") < 0.01
         True
         """
+        refuse_arguments(elsewhere, _arguments_of(cls.from_keras))
         validation = Validation(validation_data, validation_steps, validation_batch_size, validation_freq)
         options = FitOptions(batch_size, shuffle, class_weight, validation_split)
         has_chunks = batch_chunk_size is not None or gradient_accumulation_steps != 1
@@ -205,6 +209,11 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
         """
         adapter: Any = self.adapter
         return adapter.native
+
+
+def _arguments_of(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def _check_compile_kwargs(arguments: Mapping[str, Any]) -> None:

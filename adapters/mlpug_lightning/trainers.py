@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import mlpug.trainers.default_trainer
 from mlpug.chunks import ChunkableBatch, Chunking
 from mlpug.errors import ConfigurationError
 from mlpug.precision import chosen_precision
+from mlpug.suggestions import did_you_mean
 from mlpug.trainers import TrainingManager
 from mlpug.trainers.default_trainer import named
 from mlpug_lightning.adapter import LightningAdapter, Native
@@ -42,9 +42,29 @@ _OURS = {
     "accumulate_grad_batches": "pass gradient_accumulation_steps=...",
     "gradient_clip_val": "pass gradient_clip_norm=... or gradient_clip_value=...",
     "gradient_clip_algorithm": "pass gradient_clip_norm=... or gradient_clip_value=...",
+    "num_epochs": "it belongs to the TrainingManager",
+    "num_batches_per_epoch": "it belongs to the TrainingManager",
+    "seed": "it belongs to the TrainingManager",
+    "experiment_data": "it belongs to the TrainingManager",
+    "train_dataloaders": "pass the data to TrainingManager(trainer, train_dataloaders)",
+    "train_dataloader": "pass the data to TrainingManager(trainer, train_dataloader)",
+    "training_dataset": "pass the data to TrainingManager(trainer, training_dataset)",
+    "ckpt_path": "pass resume_from=... to manager.start_training",
+    "resume_from_checkpoint": "pass resume_from=... to manager.start_training",
+    "val_dataloaders": "put mlp.callbacks.TestMetricsLogger(val_dataloaders, 'validation', ...) into the callbacks",
+    "datamodule": "pass TrainingManager(trainer, datamodule.train_dataloader())",
 }
 _OURS_WHEN_PORTED = {
-    name: cure for name, cure in _OURS.items() if not name.startswith(("gradient_clip", "accumulate_grad_batches"))
+    **{name: cure for name, cure in _OURS.items() if not name.startswith(("gradient_clip", "accumulate_grad_batches"))},
+    "datamodule": "pass TrainingManager(trainer, datamodule)",
+    "optimizers": "the module's configure_optimizers makes them",
+    "model_components": "the module is the one component, by the name 'model'",
+    "gradient_clip_norm": "pass Lightning's own gradient_clip_val=...",
+    "gradient_clip_value": "pass Lightning's own gradient_clip_val=..., with gradient_clip_algorithm='value'",
+    "on_non_finite": "the module is trained by its own step. Pass Lightning's own detect_anomaly=True to look for NaN",
+    "eager_mode": "compile what training_step calls, as in module.net.compile()",
+    "compile_kwargs": "compile what training_step calls, as in module.net.compile()",
+    "use_mixed_precision": "pass precision='16-mixed' or precision='bf16-mixed'",
 }
 _PORTED_DEFAULTS = {name: value for name, value in _DEFAULTS.items() if name != "num_sanity_val_steps"}
 
@@ -242,6 +262,7 @@ def _lightning_trainer(
     check_is_ours(given)
     if not isinstance(given, pl.Trainer):
         raise ConfigurationError(f"lightning_trainer must be a {pl.__name__}.Trainer, not {given!r}.")
+    _check_arguments(arguments, ours)
     if arguments:
         raise ConfigurationError(
             f"{', '.join(arguments)} can't be given together with lightning_trainer: pass them to that Trainer."
@@ -271,6 +292,5 @@ def _check_arguments(arguments: Mapping[str, Any], ours: Mapping[str, str]) -> N
         if name in ours:
             raise ConfigurationError(f"DefaultTrainer doesn't take {name}: {ours[name]}.")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, [*known, *ours])
             raise ConfigurationError(f"Neither DefaultTrainer nor Lightning's Trainer takes {name!r}.{hint}")

@@ -1,5 +1,7 @@
 """What mlpug adds to a compiled model's own ``fit``: chunks, evaluation, native callbacks in its list, early errors."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -224,7 +226,33 @@ BAD = {
     "shuffle": (sequential, {"shuffle": "samples"}, "shuffle must be"),
     "class weights": (sequential, {"class_weight": [1, 2]}, "class_weight must be a dict"),
     "validation steps": (sequential, {"validation_steps": 2}, "used with validation_data only"),
+    "epochs": (
+        sequential,
+        {"epochs": 3},
+        r"^from_keras doesn't take epochs: pass TrainingManager\(num_epochs=\.\.\.\)\.$",
+    ),
+    "callbacks": (sequential, {"callbacks": []}, r"doesn't take callbacks: pass them to TrainingManager\(callbacks="),
+    "verbose": (sequential, {"verbose": 1}, r"doesn't take verbose: put mlp\.callbacks\.LogProgress\(\)"),
+    "several of fit": (
+        sequential,
+        {"y": 1, "steps_per_epoch": 2},
+        r"take y: pass the data to .* It doesn't take steps_per",
+    ),
+    "misspelt": (sequential, {"batch_sise": 2}, r"doesn't take 'batch_sise'\. Did you mean batch_size\?"),
+    "unlike any": (
+        sequential,
+        {"qqq": 2},
+        r"doesn't take 'qqq'\. It takes validation_data, .*chunkable_batch_wrapper\.",
+    ),
 }
+
+
+def test_every_argument_of_fit_is_taken_or_has_a_place(backend):
+    of_fit = set(inspect.signature(keras.Model.fit).parameters) - {"self"}
+    taken = set(inspect.signature(backend.mlp.trainers.DefaultTrainer.from_keras).parameters)
+    for name in of_fit - taken:
+        with pytest.raises(ConfigurationError, match=f"^from_keras doesn't take {name}: "):
+            backend.mlp.trainers.DefaultTrainer.from_keras(sequential(), **{name: None})
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -47,6 +47,15 @@ class Unnamed(Classifier):
         ),
         (lambda: from_lightning(Classifier(), limit_train_batches=4), "num_batches_per_epoch"),
         (lambda: from_lightning(Classifier(), acelerator="cpu"), "Did you mean accelerator"),
+        (lambda: from_lightning(Classifier(), num_epoch=3), "Did you mean num_epochs"),
+        (lambda: from_lightning(Classifier(), optimizers=[]), "configure_optimizers makes them"),
+        (lambda: from_lightning(Classifier(), train_dataloaders=loader()), r"TrainingManager\(trainer, train_data"),
+        (lambda: from_lightning(Classifier(), datamodule=Data()), r"pass TrainingManager\(trainer, datamodule\)"),
+        (lambda: from_lightning(Classifier(), gradient_clip_norm=1.0), "gradient_clip_val"),
+        (
+            lambda: from_lightning(Classifier(), lightning_trainer=pl.Trainer(logger=False), max_epochs=3),
+            r"doesn't take max_epochs: .*num_epochs",
+        ),
         (
             lambda: from_lightning(
                 Classifier(),
