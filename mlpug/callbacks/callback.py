@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from mlpug.errors import ConfigurationError
 from mlpug.logs import Logs
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ class Callback:
     Whatever a hook raises ends training and reaches the caller of ``start_training`` (see
     ``TrainingManager(on_callback_error=...)``).
 
+    Args:
+        name: how messages call it, and what its state is kept under; by default that of its class.
+
     Attributes:
         manager: the `TrainingManager` that calls this callback; set before the first hook is called.
 
@@ -32,6 +37,21 @@ class Callback:
     """
 
     manager: TrainingManager
+    _given_name: str | None = None
+
+    def __init__(self, *others: Any, name: str | None = None, **named_others: Any) -> None:
+        if _is_mixed(type(self)):
+            named_others |= {} if name is None else {"name": name}
+        elif name is not None:
+            self._take_name(name)
+        super().__init__(*others, **named_others)
+
+    def _take_name(self, name: Any) -> None:
+        if not (isinstance(name, str) and name):
+            raise ConfigurationError(f"The name of a callback must be a string that isn't empty, not {name!r}.")
+        self._given_name = name
+        if isinstance(inspect.getattr_static(type(self), "name"), str):  # that of the class, which this one overrides
+            self.__dict__["name"] = name
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the manager: a copy of a callback, or one that is pickled, belongs to no run."""
@@ -40,7 +60,7 @@ class Callback:
     @property
     def name(self) -> str:
         """What the callback's state is kept under; two callbacks with state must differ in it."""
-        return type(self).__name__
+        return self._given_name or type(self).__name__
 
     def metric_paths(self) -> Iterable[str]:
         """The metric paths that this callback writes to the logs, such as ``"validation.dataset.loss"``."""
@@ -114,6 +134,26 @@ class Callback:
             interrupted: Ctrl-C ended training.
             callback_calls_success: no callback raised so far.
         """
+
+
+def called(callback: Callback, hook: str = "") -> str:
+    """How messages call a callback, or its hook: by its class, and by a name that tells it from others of its class.
+
+    >>> called(Callback(name="mine")), called(Callback(name="mine"), "on_epoch_start"), called(Callback())
+    ("Callback 'mine'", "Callback.on_epoch_start of 'mine'", 'Callback')
+    """
+    kind = type(callback).__name__
+    name = callback._given_name or callback.name
+    what = f"{kind}.{hook}" if hook else kind
+    if name.startswith(kind):
+        return what
+    return f"{what} of {name!r}" if hook else f"{what} {name!r}"
+
+
+def _is_mixed(kind: type[Callback]) -> bool:
+    """Whether another class comes behind `Callback`, whose own arguments pass through here."""
+    behind = kind.__mro__[kind.__mro__.index(Callback) + 1]
+    return inspect.getattr_static(behind, "__init__") is not object.__init__
 
 
 HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))

@@ -9,6 +9,7 @@ from typing import Any
 from mlpug.callbacks.numbers import numbers_in
 from mlpug.errors import ConfigurationError
 from mlpug.logs import Logs
+from mlpug.suggestions import did_you_mean, did_you_mean_path
 
 _LEVELS_OF_TRAINING = ("dataset", "epoch", "sliding_window", "batch")  # from the widest
 _FLAGS = ("did_update_model",)  # no metric, though it stands among them
@@ -229,10 +230,11 @@ def check_monitors(
         if any(is_within(monitor, path) or is_within(path, monitor) for path in paths):
             continue
         if not any(_may_come_from(monitor, beginning) for beginning in beginnings):
+            hint = did_you_mean(monitor, published) or did_you_mean_path(monitor, paths)
             raise ConfigurationError(
                 f"{type(callback).__name__} monitors {monitor!r}, which nobody publishes. Published are "
                 f"{', '.join(sorted(published)) or 'no names'}, and the paths {', '.join(sorted(paths))}. Correct the "
-                "name, or put the callback that writes the metric before it in the list."
+                f"name, or put the callback that writes the metric before it in the list.{hint}"
             )
 
 

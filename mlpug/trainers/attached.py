@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlpug.adapter import Run
-from mlpug.callbacks.callback import STATES, Callback
+from mlpug.callbacks.callback import STATES, Callback, called
 from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
@@ -42,7 +42,7 @@ class Attached:
             missing = [each for each in callback.required_of_run() if each in lacking]
             if missing:
                 raise ConfigurationError(
-                    f"{type(callback).__name__} needs {_WORDS[missing[0]]}, which a native run doesn't give to "
+                    f"{called(callback)} needs {_WORDS[missing[0]]}, which a native run doesn't give to "
                     "callbacks. Leave it out, or train by a TrainingManager, which takes the model as it is: "
                     "DefaultTrainer.from_lightning(module) or from_keras(model)."
                 )
@@ -78,7 +78,7 @@ class Attached:
             return self.callbacks
         left_out = [callback for callback in self.callbacks if STATES in callback.required_of_run()]
         if left_out and trainer.process.rank == 0:
-            names = ", ".join(type(callback).__name__ for callback in left_out)
+            names = ", ".join(called(callback) for callback in left_out)
             warnings.warn(
                 f"as_native leaves {names} out of this run, and nothing is saved: {trainer.no_checkpoints}",
                 MlpugWarning,

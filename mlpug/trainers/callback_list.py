@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mlpug.callbacks.callback import HOOKS, STATES, Callback
-from mlpug.callbacks.native_names import check_monitors, is_within
+from mlpug.callbacks.callback import HOOKS, STATES, Callback, called
+from mlpug.callbacks.native_names import by_native_name, check_monitors, is_within
 from mlpug.errors import ConfigurationError
+from mlpug.suggestions import did_you_mean, did_you_mean_path
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.run_log import RunLog
 
@@ -24,7 +24,7 @@ def checked_callbacks(callbacks: Sequence[Any], trainer: DefaultTrainer) -> list
             check_hooks(callback)
             callback.check_trainer(trainer)
             if STATES in callback.required_of_run():
-                trainer.check_can_save(type(callback).__name__)
+                trainer.check_can_save(called(callback))
         elif not trainer.adapter.is_native_callback(callback):
             raise ConfigurationError(
                 "callbacks must be mlpug callbacks or callbacks of the host trainer, not "
@@ -86,21 +86,19 @@ def _check_states(callbacks: Sequence[Callback]) -> None:
         if callback.name in names:
             raise ConfigurationError(
                 f"Two callbacks would keep their state under the same name, {callback.name!r}: "
-                "give each another `name` (a property of its class, or an attribute)."
+                "give each another `name`, by super().__init__(name=...) or as an attribute of its class."
             )
         names.add(callback.name)
 
 
 def _check_metric_paths(callbacks: Sequence[Callback], of_every_run: list[str]) -> None:
     written = [*of_every_run, *(path for callback in callbacks for path in callback.metric_paths())]
-    for callback in callbacks:
-        for path in callback.required_metric_paths():
-            if not any(is_within(path, other) or is_within(other, path) for other in written):
-                raise ConfigurationError(
-                    f"{type(callback).__name__} needs the metric path {path!r}, which nobody writes. "
-                    f"Written are {', '.join(sorted(written))}. Correct the path, add the callback that writes it, or, "
-                    "if that is a callback of your own, name the path in its metric_paths()."
-                )
+    for callback, path in _without_writer(callbacks, written):
+        raise ConfigurationError(
+            f"{called(callback)} needs the metric path {path!r}, which nobody writes.{_meant(path, written)} "
+            f"Written are {', '.join(sorted(written))}. Correct the path, add the callback that writes it, or, "
+            "if that is a callback of your own, name the path in its metric_paths()."
+        )
 
 
 def check_known_names(callbacks: Sequence[Callback], level: str, names: Sequence[str]) -> None:
@@ -116,15 +114,26 @@ def check_known_names(callbacks: Sequence[Callback], level: str, names: Sequence
     """
     published = sorted(f"{level}.{name}" for name in names)
     written = [*published, *(path for callback in callbacks for path in callback.metric_paths())]
+    for callback, path in _without_writer(callbacks, written):
+        if path.startswith(f"{level}."):
+            raise ConfigurationError(
+                f"{called(callback)} needs the metric path {path!r}, which nobody writes.{_meant(path, written)} "
+                f"Published in {level!r} are {', '.join(published) or 'no metrics'}. Correct the path, or log the "
+                "metric by that name."
+            )
+
+
+def _without_writer(callbacks: Sequence[Callback], written: Sequence[str]) -> Iterator[tuple[Callback, str]]:
     for callback in callbacks:
         for path in callback.required_metric_paths():
-            is_there = path.startswith(f"{level}.")
-            if is_there and not any(is_within(path, other) or is_within(other, path) for other in written):
-                raise ConfigurationError(
-                    f"{type(callback).__name__} needs the metric path {path!r}, which nobody writes. "
-                    f"Published in {level!r} are {', '.join(published) or 'no metrics'}. Correct the path, or log the "
-                    "metric by that name."
-                )
+            if not any(is_within(path, other) or is_within(other, path) for other in written):
+                yield callback, path
+
+
+def _meant(path: str, written: Sequence[str]) -> str:
+    """A guess; also of who writes a name of the host's world, such as val_loss, in the place of a path."""
+    native = by_native_name(written).get(path)
+    return did_you_mean_path(path, written) if native is None else f" Did you mean {native}?"
 
 
 def check_hooks(callback: Callback) -> None:
@@ -138,23 +147,22 @@ def check_hooks(callback: Callback) -> None:
     """
     for name in dir(callback):
         if name.startswith("on_") and name not in HOOKS and callable(getattr(callback, name)):
-            close = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(name, HOOKS, cutoff=0.5)
             raise ConfigurationError(
-                f"{type(callback).__name__}.{name} is not a hook, so it would never be called. "
-                f"{hint}The hooks are {', '.join(HOOKS)}; give a method of another purpose another name than on_..."
+                f"{called(callback, name)} is not a hook, so it would never be called.{hint} "
+                f"The hooks are {', '.join(HOOKS)}; give a method of another purpose another name than on_..."
             )
     for name in HOOKS:
         expected = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
         outcome = dict.fromkeys(expected[1:], False) if name == "on_training_ended" else {}
         if inspect.iscoroutinefunction(getattr(callback, name)):
             raise ConfigurationError(
-                f"{type(callback).__name__}.{name} is async, so it would never run: make it a plain method."
+                f"{called(callback, name)} is async, so it would never run: make it a plain method."
             )
         positional = expected[: len(expected) - len(outcome)]
         try:
             inspect.signature(getattr(callback, name)).bind(*positional, **outcome)
         except TypeError as error:
             raise ConfigurationError(
-                f"{type(callback).__name__}.{name} must take ({', '.join(['self', *expected])}): {error}."
+                f"{called(callback, name)} must take ({', '.join(['self', *expected])}): {error}."
             ) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
-from mlpug.callbacks.callback import Callback
+from mlpug.callbacks.callback import Callback, called
 from mlpug.errors import ConfigurationError
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
@@ -31,7 +31,9 @@ class CallbackErrors:
 
     def log(self, error: BaseException, hook: Callable[..., None]) -> None:
         """Log the error with its traceback."""
-        get_logger("TrainingManager").error("%s failed", hook.__qualname__, exc_info=error)
+        owner = getattr(hook, "__self__", None)
+        what = called(owner, hook.__name__) if isinstance(owner, Callback) else hook.__qualname__
+        get_logger("TrainingManager").error("%s failed", what, exc_info=error)
 
 
 class CallbackGroup:
