@@ -18,6 +18,7 @@ from mlpug_keras.batches import to_host
 from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
 from mlpug_keras.devices import check_no_scope, check_one_device
+from mlpug_keras.held_variables import HeldVariables, arrays_of, assign, warn_of_untold
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.native_callbacks import (
@@ -32,12 +33,12 @@ from mlpug_keras.optimizers import Optimizers
 from mlpug_keras.precision import computes_in_float16, set_precision
 from mlpug_keras.signature import accepted
 from mlpug_keras.state import (
+    NativeState,
     check_optimizers,
+    held_variables,
     load_model_state,
-    load_native_state,
     load_optimizer_state,
     model_state,
-    native_state,
     optimizer_state,
 )
 from mlpug_keras.training_model import checked_training_model
@@ -77,7 +78,7 @@ class KerasAdapter:
         self._precision = precision
         self._accept = partial(accepted, is_native=step.is_native, signature=signature)
         self._model: Any = None
-        self._listeners: Sequence[Any] = ()
+        self._natives = NativeState()
         self._weights_to_load: dict[str, Any] | None = None
         self._natives_to_load: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
@@ -145,7 +146,7 @@ class KerasAdapter:
         )
         callbacks = Callbacks(model, model.latest, run, feed, self._load_natives, self._cut_short)
         self._is_stopped, self._at_cut = False, None
-        self._listeners = run.listeners
+        self._natives.begin(run.listeners)
         model.evaluate_settings = run.evaluate_settings
         model.on_non_finite = run.on_non_finite
         model.clipping = run.clipping
@@ -197,12 +198,14 @@ class KerasAdapter:
         check_is_whole(self._model.latest.is_updating)
         optimizers = {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()}
         weights = model_state(self._model.training_model, self._model_components)
-        return {**weights, "optimizers": optimizers, "keras": self._at_cut or self._native_state()}
+        natives = self._natives_to_load or self._at_cut or self._native_state()
+        held = arrays_of(self._held().all())
+        return {**weights, "optimizers": optimizers, "held": held, "keras": natives}
 
     def _native_state(self) -> dict[str, Any]:
         running_loss = self._model.latest.running_loss
         loss = None if running_loss is None else running_loss.get_state()
-        return {**native_state(self._listeners), "running_loss": loss}
+        return {**self._natives.get(self._held()), "running_loss": loss}
 
     def _cut_short(self) -> bool:
         """A stop ends an epoch before its last batch: a resumed run will go on from here, and tell its end then.
@@ -265,12 +268,21 @@ class KerasAdapter:
         load_model_state(self._model.training_model, self._model_components, state)
         for name, optimizer in self._optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
+        assign(self._held().all(), state.get("held", {}), "the training model")
+
+    def _held(self) -> HeldVariables:
+        """What the training model and the components hold besides their weights, seeds and metrics."""
+        optimizers = [optimizer for _, optimizer in self._optimizers.items()]
+        return held_variables({"": self._model.training_model, **self._model_components}, optimizers)
 
     def _load_natives(self) -> None:
         """What Keras's own callbacks remember of the run that is resumed."""
-        if self._natives_to_load is not None:
-            state, self._natives_to_load = self._natives_to_load, None
-            load_native_state(self._listeners, state)
+        state, self._natives_to_load = self._natives_to_load, None
+        held = self._held()
+        if held.untold:
+            warn_of_untold(held, "the training model")
+        self._natives.training_started(state, held)
+        if state is not None:
             running_loss, sums = self._model.latest.running_loss, state.get("running_loss")
             if running_loss is not None and sums is not None:
                 running_loss.set_state(sums)

@@ -28,10 +28,11 @@ from mlpug_keras.fit_epochs import FitEpochs
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.fit_step import FitStep, Step, host
 from mlpug_keras.fit_validation import Validation, Validations
+from mlpug_keras.held_variables import warn_of_untold
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
-from mlpug_keras.state import load_native_state, native_state
+from mlpug_keras.state import NativeState
 
 _VALIDATION = "val_"
 
@@ -58,7 +59,7 @@ class PortedAdapter:
         self._step = FitStep(model, has_chunks)
         self._has_chunks = has_chunks
         self._state = PortedState(model)
-        self._listeners: Sequence[Any] = ()
+        self._natives = NativeState()
         self._can_evaluate = False
         self._feed: FitFeed | None = None
         self._natives_to_load: dict[str, Any] | None = None
@@ -95,7 +96,7 @@ class PortedAdapter:
         check_one_device("from_keras", [])  # since the trainer was made
         step, draws = self._step, self._draws
         self._is_stopped, self._at_cut = False, None
-        self._listeners = run.listeners
+        self._natives.begin(run.listeners)
         self._feed = feed = FitFeed(step.latest, run, self._accept, Step.concatenate, lambda: self._is_stopped)
         feed.on_first = self._build_chunks if self._has_chunks else None
         epochs = FitEpochs(run, feed) if draws is None else None
@@ -202,7 +203,7 @@ class PortedAdapter:
 
     def attach(self, run: Run) -> FitStep:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
-        self._listeners = run.listeners
+        self._natives.begin(run.listeners)
         return self._step
 
     def beside_fit(
@@ -245,7 +246,7 @@ class PortedAdapter:
         host.sync(self._model)
         return {
             **self._state.get(self._step.logs),
-            "keras": self._at_cut or native_state(self._listeners),
+            "keras": self._natives_to_load or self._at_cut or self._natives.get(self._state.held()),
             "validations": self._validations.get_state() | {"names": sorted(self._of_validation)},
         }
 
@@ -320,14 +321,16 @@ class PortedAdapter:
 
     def _cut_short(self) -> bool:
         """As in an ordinary run: Keras's own callbacks hear of it only where it was one of them that stopped."""
-        self._at_cut = native_state(self._listeners)
+        self._at_cut = self._natives.get(self._state.held())
         return not self._is_stopped
 
     def _load_natives(self) -> None:
         """What Keras's own callbacks remember of the run that is resumed."""
-        if self._natives_to_load is not None:
-            state, self._natives_to_load = self._natives_to_load, None
-            load_native_state(self._listeners, state)
+        state, self._natives_to_load = self._natives_to_load, None
+        held = self._state.held()
+        if held.untold:
+            warn_of_untold(held, "the model")
+        self._natives.training_started(state, held)
 
 
 def _no_batches() -> DatasetError:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from mlpug.errors import CheckpointMismatchError
+from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain import from_plain, to_plain
 from mlpug.trees import map_leaves
 from mlpug_keras.arrays import as_array, as_value
 from mlpug_keras.compiled_model import is_built
 from mlpug_keras.fit_step import host
+from mlpug_keras.held_variables import HeldVariables, arrays_of, assign
 from mlpug_keras.optimized import build_optimizer, optimized_paths
 from mlpug_keras.state import (
     check_optimizers,
+    held_variables,
     load_model_state,
     load_optimizer_state,
     model_state,
@@ -70,6 +73,7 @@ class PortedState:
                 "metrics": {str(number): value for number, value in enumerate(metrics)},
                 "logs": to_plain(map_leaves(_as_numbers, dict(logs))),
                 "seed": host.seed(),
+                "held": arrays_of(self.held().variables),
             },
         }
 
@@ -85,7 +89,7 @@ class PortedState:
             )
         own = state["from_keras"]
         self._build(state["optimizers"], from_plain(own["batch"]), own.get("optimized", {}))
-        optimizers = self._optimizers()
+        optimizers = self._known_to(state)
         check_optimizers(optimizers, state["optimizers"])
         # A native run is resumed between epochs only, without metrics.
         metrics = [as_value(value) for value in own["metrics"].values()] if own["batch"] is not None else []
@@ -98,10 +102,26 @@ class PortedState:
         load_model_state(self._model, {"model": self._model}, state)
         for name, optimizer in optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
+        assign(self.held().variables, own.get("held", {}), "the model")
         self._batch, self._metrics_to_load = from_plain(own["batch"]), metrics
         host.set_seed(own["seed"])
         logs: dict[str, Any] = from_plain(own["logs"])
         return logs
+
+    def _known_to(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The optimizers without those that mlpug 0.1 didn't look for, where the checkpoint is one of its."""
+        optimizers = self._optimizers()
+        if "held" in state["from_keras"]:
+            return optimizers
+        new = [name for name in optimizers if name not in state["optimizers"] and "." in name]
+        if new:
+            warnings.warn(
+                f"The checkpoint is of mlpug 0.1, and has no states of the optimizers {', '.join(new)} of the model: "
+                "they begin anew.",
+                MlpugWarning,
+                stacklevel=2,
+            )
+        return {name: optimizer for name, optimizer in optimizers.items() if name not in new}
 
     def _build(self, states: Mapping[str, Any], batch: Any, optimized: Mapping[str, list[str] | None]) -> None:
         self._build_optimizers(optimized)  # first: Keras would build the compiled one on all weights
@@ -124,12 +144,16 @@ class PortedState:
             build_optimizer(self._model, optimizer, optimized.get(name))
 
     def _optimizers(self) -> dict[str, Any]:
-        """The compiled one, and what else the model has in its attributes."""
+        """The compiled one, and what else the model has: in its attributes, in lists, wherever it leads to."""
         found = {} if self._model.optimizer is None else {"optimizer": self._model.optimizer}
         for name, value in vars(self._model).items():
             if isinstance(value, keras.optimizers.Optimizer) and all(value is not other for other in found.values()):
                 found[name] = value
-        return found
+        return {**held_variables({"": self._model}, found.values()).optimizers, **found}
+
+    def held(self) -> HeldVariables:
+        """What the model holds besides its weights, seeds, metrics and optimizers."""
+        return held_variables({"": self._model}, self._optimizers().values())
 
     def _metrics(self) -> list[Any]:
         return [np.array(as_array(variable)) for variable in self._model.metrics_variables]

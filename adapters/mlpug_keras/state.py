@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
 
-from mlpug.dropped_states import warn_of_dropped_states
-from mlpug.errors import CheckpointMismatchError, StateError
+from mlpug.errors import CheckpointMismatchError
 from mlpug.model_checkpoint import check_fits, check_names, check_optimizer_class
-from mlpug.plain import from_plain, to_plain
 from mlpug_keras.arrays import as_array, as_value
+from mlpug_keras.callback_state import CallbackStates
 from mlpug_keras.components import component_variables
-
-# Of a callback, set anew by Keras; the last one by CSVLogger, which looks whether its file is there already.
-_HOSTS_OWN = ("_model", "model", "params", "validation_data", "append_header")
+from mlpug_keras.held_variables import HeldVariables
 
 
 def model_state(training_model: Any, components: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,6 +47,24 @@ def _arrays(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {path: as_array(variable) for path, variable in variables.items()}
 
 
+def held_variables(parts: Mapping[str, Any], optimizers: Iterable[keras.optimizers.Optimizer]) -> HeldVariables:
+    """What models hold besides their weights, seeds and metrics, and besides what these optimizers have.
+
+    Args:
+        parts: layers or models, by the name that paths begin with.
+        optimizers: whose states are kept by themselves.
+    """
+    layers = [part for part in parts.values() if isinstance(part, keras.layers.Layer)]
+    held = HeldVariables()
+    for layer in layers:
+        held.leave_out(*layer.variables, *layer.metrics_variables)
+    for optimizer in optimizers:
+        held.leave_out(optimizer, *optimizer.variables)
+    for name, part in parts.items():
+        held.look_into(part, name)
+    return held
+
+
 def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     """Its variables in their order: their names have Keras's counters in them."""
     return {
@@ -79,52 +93,29 @@ def load_optimizer_state(optimizer: keras.optimizers.Optimizer, state: Mapping[s
         variable.assign(as_value(array))
 
 
-def native_state(listeners: Sequence[Any]) -> dict[str, Any]:
-    """What Keras's own callbacks remember, and the seeds of what has none of its own."""
-    generator = _global_seed_generator()
-    return {
-        "callbacks": {key: _attributes(callback) for key, callback in _by_key(listeners)},
-        "seed": None if generator is None else as_array(generator.state),
-    }
+class NativeState:
+    """What Keras keeps by itself: the states of its own callbacks, and the seeds of what has none of its own."""
 
+    def __init__(self) -> None:
+        self._callbacks = CallbackStates()
 
-def load_native_state(listeners: Sequence[Any], state: Mapping[str, Any]) -> None:
-    """Give it back, after training started: that is when Keras's own callbacks forget everything."""
-    warn_of_dropped_states(state["callbacks"], [key for key, _ in _by_key(listeners)])
-    for key, callback in _by_key(listeners):
-        attributes = state["callbacks"].get(key, {})
-        if _has_compared(attributes) and hasattr(callback, "_set_monitor_op"):
-            callback._set_monitor_op()  # before the attributes: it also changes the sign of one of them
-        for name, value in attributes.items():
-            setattr(callback, name, from_plain(value))
-    if state["seed"] is not None:
-        keras.src.random.seed_generator.global_seed_generator().state.assign(as_value(state["seed"]))
+    def begin(self, listeners: Sequence[Any]) -> None:
+        """A run with these listeners begins."""
+        self._callbacks.begin(listeners)
 
+    def training_started(self, state: Mapping[str, Any] | None, of_model: HeldVariables) -> None:
+        """All have heard that training starts: give back what `get` gave, if a run is resumed."""
+        self._callbacks.training_started(state, of_model)
+        if state is not None and state["seed"] is not None:
+            keras.src.random.seed_generator.global_seed_generator().state.assign(as_value(state["seed"]))
 
-def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """Those that are plain data or arrays: Keras's callbacks have no states of their own to ask for."""
-    attributes = {}
-    for name, value in vars(callback).items():
-        if name not in _HOSTS_OWN:
-            try:
-                attributes[name] = to_plain(value)
-            except StateError:  # a function, a file, a writer: made anew, as when training started
-                continue
-    return attributes
-
-
-def _has_compared(attributes: Mapping[str, Any]) -> bool:
-    """Whether it is of a callback that monitors, and had chosen how: that is a function, and so isn't among them."""
-    return "monitor" in attributes and "monitor_op" not in attributes
-
-
-def _by_key(listeners: Sequence[Any]) -> Iterable[tuple[str, keras.callbacks.Callback]]:
-    counts: Counter[str] = Counter()
-    for listener in listeners:
-        if isinstance(listener, keras.callbacks.Callback):
-            name = type(listener).__name__
-            counts[name] += 1
-            yield (name if counts[name] == 1 else f"{name}-{counts[name]}"), listener
+    def get(self, of_model: HeldVariables) -> dict[str, Any]:
+        """All of it, besides what is known of the model."""
+        generator = _global_seed_generator()
+        return {
+            "changes": self._callbacks.get(of_model),
+            "seed": None if generator is None else as_array(generator.state),
+        }
 
 
 def _global_seed_generator() -> Any:
