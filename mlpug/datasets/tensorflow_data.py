@@ -126,6 +126,19 @@ class TensorFlowData(AnyIterable):
             self._rounds.close()
 
 
+def seeds_of(dataset: Any) -> list[list[int | None]]:
+    """The two seeds of each shuffle of a tf.data.Dataset, in which the global seed is; of anything else none."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not isinstance(dataset, tensorflow.data.Dataset):
+        return []
+    values = tensorflow.get_static_value
+    return [
+        [None if seed is None else int(seed) for seed in (values(part._seed), values(part._seed2))]
+        for part in _parts(dataset)
+        if _is_shuffle(part)
+    ]
+
+
 def variables_drawn_from(dataset: Any) -> list[Any]:
     """The variables that the functions of a tf.data.Dataset read and change, as those of random generators.
 

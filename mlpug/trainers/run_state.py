@@ -12,6 +12,7 @@ from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs, random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
+from mlpug.datasets.fingerprint import differences, fingerprint_of
 from mlpug.datasets.generators import OwnGenerators, of_models
 from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
@@ -55,6 +56,7 @@ class RunState:
             "num_batches_per_epoch": num_batches_per_epoch,
             "gradient_accumulation_steps": group_size,
         }
+        self._data = fingerprint_of(epochs.dataset)  # before a host puts its own version in its place
         self._models = models
         self._own: OwnGenerators | None = None  # the models' own random generators
         self._random: Any = None  # the random state of the latest rest
@@ -84,6 +86,7 @@ class RunState:
             "configuration": {
                 "num_epochs": self._num_epochs,
                 **self._batches(),
+                "data": self._data,
                 "num_processes": self._adapter.process.world_size,
                 "versions": _versions(),
             },
@@ -128,6 +131,7 @@ class RunState:
         self._run_log.set_state(state["run"])
         self._random = random_states.from_plain(random)
         self._epochs.load_state(data, self._random)
+        self._check_data(state, name)
 
     def restore(self) -> None:
         """What callbacks and random numbers of a resumed run go on with, now that all have heard of the start."""
@@ -185,6 +189,24 @@ class RunState:
         elif run["batches_done"] > run["first_batch"]:
             self._check_place_in_data(found, name)
         _warn_of_other_versions(found["versions"], name)
+
+    def _check_data(self, state: dict[str, Any], name: str) -> None:
+        """Other data has no place within an epoch, and between two it is worth a word."""
+        saved, run = state["configuration"].get("data"), state["run"]
+        differs = [] if saved is None else differences(saved, self._data)
+        if not differs:
+            return
+        what = f"The training dataset isn't like that of {name}: {'; '.join(differs)}."
+        if run["batches_done"] > run["first_batch"]:
+            raise CheckpointMismatchError(
+                f"{what} The checkpoint was made within an epoch, so that its place in the data is unknown. Give the "
+                "same data; after a whole epoch it can change."
+            )
+        warnings.warn(
+            f"{what} Training goes on with the data of now; a run that never stopped would have had the other.",
+            MlpugWarning,
+            stacklevel=5,
+        )
 
     def _check_place_in_data(self, found: dict[str, Any], name: str) -> None:
         """Within an epoch, so many batches mean something only where batches and epochs are the same."""

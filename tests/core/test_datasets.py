@@ -10,6 +10,7 @@ from contract.keeper import Keeper
 
 from mlpug.callbacks import Callback
 from mlpug.datasets import random_states
+from mlpug.datasets.fingerprint import fingerprint_of
 from mlpug.errors import CheckpointMismatchError, ConfigurationError, MlpugWarning
 from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
 
@@ -403,3 +404,36 @@ def test_it_is_refused_to_go_on_within_an_epoch_with_another_number_of_batches_t
     with pytest.raises(CheckpointMismatchError, match="gradient_accumulation_steps was 2, and it is"):
         run(Endless(RNG(1)), resume_from=by_done[1], num_steps=number, **options)
     assert len(run(Endless(RNG(1)), resume_from=by_done[2], num_steps=number, **options).batches) == 2
+
+
+class Loader(Items):
+    """Like torch's: says what it is made of."""
+
+    def __init__(self, samples=20, drop_last=False, sampler=None):
+        super().__init__()
+        self.dataset, self.drop_last, self.sampler = [0] * samples, drop_last, sampler
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: Loader(18), r"the length of its dataset was 20, and is 18\."),
+        (lambda: Loader(drop_last=True), r"drop_last was False, and is True\."),
+        (lambda: Loader(sampler=[1]), r"the class of its sampler was None, and is list; the length"),
+        (lambda: Items(), r"its class was Loader, and is Items; the class of its dataset was list, and is None"),
+    ],
+)
+def test_other_data_of_the_same_length_is_an_error_within_an_epoch_and_told_between_two(run, keeper, other, message):
+    whole = run(Loader(), keeper=keeper, num_epochs=2)
+    run(Loader(), resume_from=keeper.saved[2][0], num_epochs=2)  # without a word
+    with pytest.raises(CheckpointMismatchError, match=rf"{message}.* within an epoch, .* after a whole epoch it can"):
+        run(other(), resume_from=keeper.saved[2][0], num_epochs=2)
+    with pytest.warns(MlpugWarning, match=f"{message}.* Training goes on with the data of now") as told:
+        resumed = run(other(), resume_from=keeper.saved[NUM_BATCHES][0], num_epochs=2)
+    assert (len(told), resumed.batches) == (1, whole.batches[NUM_BATCHES:])
+
+
+def test_nothing_is_loaded_or_drawn_to_know_what_data_is_like():
+    data, before = Loader(), random_states.capture()
+    assert fingerprint_of(data)["the length of its dataset"] == 20
+    assert (data.loaded, random_states.changed(before, random_states.capture())) == ([], set())
