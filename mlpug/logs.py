@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import Any
+
+from mlpug.errors import ConfigurationError
+from mlpug.suggestions import did_you_mean_path
 
 
 class Lazy(partial[Any]):
@@ -28,10 +31,12 @@ class Logs(MutableMapping[str, Any]):
     0.5
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_gone", "_known", "_values")
 
     def __init__(self, **values: Any) -> None:
         self._values: dict[str, Any] = values
+        self._gone: set[str] = set()  # names that were here before
+        self._known: KnownPaths | None = None
 
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
@@ -44,6 +49,7 @@ class Logs(MutableMapping[str, Any]):
 
     def __delitem__(self, name: str) -> None:
         del self._values[name]
+        self._gone.add(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -60,6 +66,7 @@ class Logs(MutableMapping[str, Any]):
 
     def clear(self) -> None:
         """Forget everything; nothing is computed, as it would be by the inherited way of taking item by item."""
+        self._gone.update(self._values)
         self._values.clear()
 
     def __repr__(self) -> str:
@@ -79,6 +86,9 @@ class Logs(MutableMapping[str, Any]):
     def at(self, path: str) -> Any:
         """The value at a metric path, which starts below ``current``, or None where there is none yet.
 
+        Raises:
+            ConfigurationError: in a run, where nobody writes that path.
+
         >>> logs = Logs(current=Logs(validation=Logs(dataset=Logs(loss=0.25))))
         >>> logs.at("validation.dataset.loss")
         0.25
@@ -88,9 +98,27 @@ class Logs(MutableMapping[str, Any]):
         value: Any = self["current"]
         for name in path.split("."):
             if not hasattr(value, "keys") or name not in value:
+                if self._known is not None and isinstance(value, Logs) and name not in value._gone:
+                    self._known.check(path, self["current"])
                 return None
             value = value[name]
         return value
+
+    def declare(self, paths: Iterable[str], known_before: Iterable[str] = ()) -> None:
+        """From now on `at` refuses a path that is none of these, and was never written.
+
+        Args:
+            paths: that somebody writes, or beginnings of them.
+            known_before: what `undeclared` gave in the run that goes on here.
+        """
+        self._known = KnownPaths(paths, known_before)
+
+    def undeclared(self) -> list[str]:
+        """What was written, isn't there now, and was never declared: `at` gives None for it."""
+        if self._known is None:
+            return []
+        gone = {path for path in _gone_in(self["current"], "") if not self._known.has(path)}
+        return sorted(self._known.undeclared | gone)
 
     def snapshot(self) -> dict[str, Any]:
         """A plain nested dict of everything, every value read: safe to keep while training goes on.
@@ -99,3 +127,76 @@ class Logs(MutableMapping[str, Any]):
         {'batch': {'loss': 0.5}}
         """
         return {name: value.snapshot() if isinstance(value, Logs) else value for name, value in self.items()}
+
+
+class KnownPaths:
+    """The metric paths of a run: those that somebody says to write, and those that were written all the same.
+
+    Args:
+        declared: paths, or beginnings of them.
+        undeclared: what was written besides, in the run that goes on here.
+
+    >>> KnownPaths(["training.batch.loss"]).check("training.batch.los", current=Logs())
+    Traceback (most recent call last):
+    mlpug.errors.ConfigurationError: logs.at('training.batch.los'): nobody writes that path. Did you mean ...
+    """
+
+    def __init__(self, declared: Iterable[str], undeclared: Iterable[str] = ()) -> None:
+        self._declared = sorted(set(declared))
+        self.undeclared = set(undeclared)
+
+    def has(self, path: str) -> bool:
+        """Whether it is declared, begins one that is, or lies within a metric."""
+        return any(is_within(path, other) or is_within(other, path) for other in self._declared)
+
+    def check(self, path: str, current: Logs) -> None:
+        """Refuse a path that leads nowhere, and of which nobody knows.
+
+        Where a callback has made a level of its own without a word, any name may come there.
+        """
+        level = ".".join(path.split(".")[:2])
+        for own in (level, level.partition(".")[0]):
+            if _leads_to_logs(current, own) and not self.has(own):
+                return
+        if self.has(path) or path in self.undeclared:
+            return
+        known = sorted({*self._declared, *_paths_in(current, "")})
+        raise ConfigurationError(
+            f"logs.at({path!r}): nobody writes that path.{did_you_mean_path(path, known)} Known are "
+            f"{', '.join(known)}. Correct the path, add the callback that writes it, or, if that is a callback of your "
+            "own, name the path in its metric_paths()."
+        )
+
+
+def is_within(path: str, other: str) -> bool:
+    """Whether a path is another one or lies below it: a metric may itself be a dict.
+
+    >>> is_within("training.batch.f1.cat", "training.batch.f1"), is_within("training.batch.f1", "training.batch.f")
+    (True, False)
+    """
+    return path == other or path.startswith(other + ".")
+
+
+def _leads_to_logs(current: Logs, path: str) -> bool:
+    value: Any = current
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return False
+        value = value[name]
+    return isinstance(value, Mapping)
+
+
+def _paths_in(logs: Logs, before: str) -> Iterator[str]:
+    """Of all values; nothing is computed."""
+    for name, value in logs._values.items():
+        if isinstance(value, Logs):
+            yield from _paths_in(value, f"{before}{name}.")
+        else:
+            yield before + name
+
+
+def _gone_in(logs: Logs, before: str) -> Iterator[str]:
+    yield from (before + name for name in logs._gone if name not in logs)
+    for name, value in logs._values.items():
+        if isinstance(value, Logs):
+            yield from _gone_in(value, f"{before}{name}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpug.callbacks.numbers import numbers_in
 from mlpug.errors import ConfigurationError
-from mlpug.logs import Logs
+from mlpug.logs import Logs, is_within
 from mlpug.suggestions import did_you_mean, did_you_mean_path
 
 _LEVELS_OF_TRAINING = ("dataset", "epoch", "sliding_window", "batch")  # from the widest
@@ -236,11 +236,6 @@ def check_monitors(
                 f"{', '.join(sorted(published)) or 'no names'}, and the paths {', '.join(sorted(paths))}. Correct the "
                 f"name, or put the callback that writes the metric before it in the list.{hint}"
             )
-
-
-def is_within(path: str, other: str) -> bool:
-    """Whether a path is another one or lies below it: a metric may itself be a dict."""
-    return path == other or path.startswith(other + ".")
 
 
 def _may_come_from(monitor: str, beginning: str) -> bool:

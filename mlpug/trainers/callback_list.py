@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlpug.callbacks.callback import HOOKS, STATES, Callback, called
-from mlpug.callbacks.native_names import by_native_name, check_monitors, is_within
+from mlpug.callbacks.native_names import by_native_name, check_monitors
 from mlpug.errors import ConfigurationError
+from mlpug.logs import is_within
 from mlpug.suggestions import did_you_mean, did_you_mean_path
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.run_log import RunLog

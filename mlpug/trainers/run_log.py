@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,13 @@ from mlpug.logs import Lazy, Logs
 _OF_A_LENGTH = (
     " If it doesn't know its length, epochs of num_batches_per_epoch go on in it where the one before ended: leave "
     "that out, or let the dataset repeat without end."
+)
+# What a callback that serves in many runs may look for, and finds None where this one has no such logger or option.
+_IN_MANY_RUNS = (
+    "training.batch.loss",
+    "training.sliding_window.loss",
+    "validation.dataset.loss",
+    "training_params.skipped_batches",
 )
 _DURATION_WINDOW = 100  # batches; enough to smooth, short enough to follow a change
 
@@ -69,6 +76,7 @@ class RunLog:
         self._batches_done = 0
         self._first_batch = 0  # of the epoch, counted over all of training
         self._warned = False
+        self._declared: list[str] = []
         self.expects_batches = True
         self.batch_started_at = self._epoch_started_at = 0.0
 
@@ -84,6 +92,11 @@ class RunLog:
             "training_params.epoch.duration",
         ]
 
+    def declare(self, paths: Iterable[str]) -> None:
+        """Paths that others write: what none of them is, and none of this account's, the logs refuse to look for."""
+        self._declared = [*_IN_MANY_RUNS, *self.metric_paths(has_gradient_norm=True), *paths]
+        self.logs.declare(self._declared)
+
     @property
     def position(self) -> Position:
         """How much is done."""
@@ -92,12 +105,14 @@ class RunLog:
 
     def get_state(self) -> dict[str, Any]:
         """What a resumed run counts on from."""
+        undeclared = self.logs.undeclared()
         return {
             "completed_epochs": self.completed_epochs,
             "batches_done": self._batches_done,
             "first_batch": self._first_batch,
             "durations": list(self._durations),
             "epoch_duration": time.perf_counter() - self._epoch_started_at,
+            **({"undeclared_paths": undeclared} if undeclared else {}),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -107,6 +122,7 @@ class RunLog:
         self._first_batch = state["first_batch"]
         self._durations.extend(state["durations"])
         self._epoch_started_at = time.perf_counter() - state["epoch_duration"]
+        self.logs.declare(self._declared, state.get("undeclared_paths", ()))
 
     def training_started(self, num_batches_per_epoch: int | None) -> None:
         self._num_batches_per_epoch = num_batches_per_epoch

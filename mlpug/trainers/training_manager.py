@@ -96,6 +96,8 @@ class TrainingManager:
         self._errors = CallbackErrors(on_callback_error)
         checked = checked_callbacks(callbacks, trainer)
         self._callbacks = [callback for callback in checked if isinstance(callback, Callback)]
+        of_callbacks = [path for callback in self._callbacks for path in callback.metric_paths()]
+        self._run_log.declare([*of_callbacks, *trainer.logs_itself])
         self._epochs = (
             self.training_dataset
             if isinstance(self.training_dataset, DrawnByHost)
