@@ -89,3 +89,22 @@ def leaf_from_plain(content: Any) -> Any:
     if kind == "device":
         return torch.device(value)
     raise ValueError(f"no {kind}: {value!r}")
+
+
+def placed_to_plain(value: Any) -> Any:
+    """As `leaf_to_plain`, for tensors that nobody moves to where they were: they come back on their own device."""
+    if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+        return {"placed": [as_array(value), str(value.device)]}
+    return leaf_to_plain(value)
+
+
+def placed_from_plain(content: Any) -> Any:
+    """The `leaf` of `from_plain` for it; of a device that isn't here, the first one of its kind."""
+    if "placed" not in content:
+        return leaf_from_plain(content)
+    array, name = content["placed"]
+    device, tensor = torch.device(name), as_tensor(array)
+    try:
+        return tensor.to(device)
+    except RuntimeError:
+        return tensor.to(device.type)

@@ -16,7 +16,7 @@ from mlpug.stop_iteration import unwrapped
 from mlpug_lightning.adapter import Native
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
-from mlpug_lightning.host import check_is_ours, pl, running
+from mlpug_lightning.host import check_is_ours, pl, replaced, running
 from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_if_not_resumable
 from mlpug_lightning.on_lightning import OnLightning
@@ -135,7 +135,10 @@ class PortedAdapter(OnLightning):
             return
         chunks = Chunks(run.chunks_of, self._latest, trainer, self._module)
         draws = data.drawn(self._first_epoch, before_fetch=self._goes_on)
-        with unwrapped(), running(trainer), draws, chunks.used(), self._before_validation.noted():
+        last_start_hook = replaced(
+            trainer.strategy, "on_train_start", partial(self._start_hooks_called, trainer.strategy)
+        )
+        with unwrapped(), running(trainer), draws, chunks.used(), self._before_validation.noted(), last_start_hook:
             trainer.fit(
                 self._module,
                 train_dataloaders=data.given,
@@ -246,6 +249,12 @@ class PortedAdapter(OnLightning):
         if self._resumed is not None:
             assert self._data is not None
             self._resumed.training_started(run.first_batch, self._data, self._before_validation)
+
+    def _start_hooks_called(self, strategy: Any) -> None:
+        """Callbacks and the module have heard that training starts; the strategy is the last."""
+        type(strategy).on_train_start(strategy)
+        if self._resumed is not None:
+            self._resumed.after_start(self._optimizers())
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""

@@ -12,7 +12,13 @@ from mlpug_lightning.host import pl
 from mlpug_lightning.native_callbacks import check_resumable
 from mlpug_lightning.ported_data import LightningData
 from mlpug_lightning.ported_gradients import check_same_accumulation, load_gradients
-from mlpug_lightning.ported_state import load_before_hooks, load_schedules, load_when_started, start_counting
+from mlpug_lightning.ported_state import (
+    load_after_hooks,
+    load_before_hooks,
+    load_schedules,
+    load_when_started,
+    start_counting,
+)
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.state import check_optimizers, load_optimizer_state
 
@@ -70,6 +76,13 @@ class Resumed:
             load_optimizer_state(optimizer, self._state["optimizers"][name])
         load_schedules(self._trainer, self._host)
 
+    def after_start(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        """When every hook at the start of training was called, the module's own last: give it all back once more."""
+        self.load_weights()
+        load_after_hooks(self._trainer, self._module, self._state)
+        self.after_hooks(optimizers)
+        load_gradients(self._module, self._state["gradients"])
+
     def accumulate_on(self) -> None:
         """When a callback that says how many batches make an update has checked that nobody else does."""
         if self._is_within_an_epoch:
@@ -83,7 +96,6 @@ class Resumed:
         """Where in its loops Lightning is, and what was logged."""
         loops = self._host["loops"]
         load_when_started(self._trainer, self._module, self._host, num_batches)
-        load_gradients(self._module, self._state["gradients"])
         if data.draws.requested_in is not None:
             trainer: Any = self._trainer
             trainer.fit_loop._last_train_dl_reload_epoch = data.draws.requested_in

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torchmetrics
 
+from mlpug.datasets.random_states import is_same_plain
 from mlpug.errors import CheckpointMismatchError
 from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
@@ -80,10 +81,22 @@ def load_before_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Ma
     of_data = from_plain(state["kept"]["datamodule"], leaf_from_plain)
     if datamodule is not None and of_data:
         datamodule.load_state_dict(of_data)
-    metrics = dict(_metrics_of(module))
-    for path, metric_state in state["metrics"].items():
-        if path in metrics:
-            _load_metric(metrics[path], metric_state)
+    _load_metrics(module, state)
+
+
+def load_after_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Mapping[str, Any]) -> None:
+    """The same when everybody has heard that training starts: some begin anew then, as they do in any run.
+
+    What hooks keep is given back once more only where something has changed it: they may do more than to set it.
+    """
+    state = whole["lightning"]
+    load_native_state(trainer, state, only_changed=True)
+    if not is_same_plain(kept_by_module(trainer, module)["added"], state["kept"]["module"]["added"]):
+        module.on_load_checkpoint(checkpoint_to_load(trainer, module, whole))
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where no type checker sees it
+    if datamodule is not None and not is_same_plain(_plain(datamodule.state_dict()), state["kept"]["datamodule"]):
+        datamodule.load_state_dict(from_plain(state["kept"]["datamodule"], leaf_from_plain))
+    _load_metrics(module, state)
 
 
 def load_schedules(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
@@ -155,6 +168,13 @@ def _metrics_of(module: pl.LightningModule) -> Iterator[tuple[str, torchmetrics.
     for path, part in module.named_modules():
         if isinstance(part, torchmetrics.Metric):
             yield path, part
+
+
+def _load_metrics(module: pl.LightningModule, state: Mapping[str, Any]) -> None:
+    metrics = dict(_metrics_of(module))
+    for path, metric_state in state["metrics"].items():
+        if path in metrics:
+            _load_metric(metrics[path], metric_state)
 
 
 def _metric_state(metric: Any) -> dict[str, Any]:

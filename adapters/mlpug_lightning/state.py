@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,12 +10,20 @@ import numpy as np
 import torch
 
 from mlpug.checkpoints import RawTensor
+from mlpug.datasets.random_states import is_same_plain
 from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError
 from mlpug.model_checkpoint import check_names, check_optimizer_class
 from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.accumulation import parameters_of
-from mlpug_lightning.arrays import as_array, as_tensor, leaf_from_plain, leaf_to_plain
+from mlpug_lightning.arrays import (
+    as_array,
+    as_tensor,
+    leaf_from_plain,
+    leaf_to_plain,
+    placed_from_plain,
+    placed_to_plain,
+)
 from mlpug_lightning.bridge import is_ours
 from mlpug_lightning.components import component_state, prepared
 from mlpug_lightning.host import pl
@@ -45,25 +53,54 @@ def load_model_state(
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state dict, by the number of the parameter in the order in which the optimizer got them."""
+    """Its state dict, by the number of the parameter in the order in which the optimizer got them.
+
+    What it has under other keys, or in other forms, is beside that, as it is.
+    """
     state = optimizer.state_dict()
+    of_parameters = {key: values for key, values in state.get("state", {}).items() if _is_usual(key, values)}
+    own = {key: values for key, values in state.get("state", {}).items() if key not in of_parameters}
+    more = {key: value for key, value in state.items() if key not in ("state", "param_groups")}
     return {
         "class": type(optimizer).__qualname__,
         "shapes": [list(parameter.shape) for parameter in parameters_of(optimizer)],
-        "state": {str(number): _encoded(values) for number, values in state["state"].items()},
-        "param_groups": to_plain(state["param_groups"], leaf_to_plain),
+        "state": {str(number): _encoded(values) for number, values in of_parameters.items()},
+        "param_groups": to_plain(state["param_groups"], leaf_to_plain) if "param_groups" in state else None,
+        "own": to_plain({"state": own, "more": more}, placed_to_plain, path=(f"optimizer {type(optimizer).__name__}",)),
     }
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Give it back."""
-    optimizer.load_state_dict(native_optimizer_state(state))
+    """Give it back; what torch's own loading of a parameter's values doesn't bear is set as it is."""
+    native, parameters = native_optimizer_state(state), parameters_of(optimizer)
+    of_parameters = {key: values for key, values in native["state"].items() if key in range(len(parameters))}
+    unusual = {number: values for number, values in of_parameters.items() if not _is_usual(number, values)}
+    usual = {key: values for key, values in native["state"].items() if key not in unusual}
+    optimizer.load_state_dict({**native, "state": usual})
+    for number, values in unusual.items():
+        optimizer.state[parameters[number]] = values
 
 
 def native_optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict that torch's optimizer gave."""
+    """The state dict that the optimizer gave."""
     numbered = {int(number): _decoded(values) for number, values in state["state"].items()}
-    return {"state": numbered, "param_groups": from_plain(state["param_groups"], leaf_from_plain)}
+    own = from_plain(state.get("own", {"state": {}, "more": {}}), placed_from_plain)  # mlpug 0.1 had none
+    native = {"state": {**numbered, **own["state"]}, **own["more"]}
+    if state["param_groups"] is not None:
+        native["param_groups"] = from_plain(state["param_groups"], leaf_from_plain)
+    return native
+
+
+def _is_usual(key: Any, values: Any) -> bool:
+    """Whether it is what torch's optimizers have of a parameter: tensors and numbers, by name."""
+    return type(key) is int and type(values) is dict and all(type(name) is str for name in values) and _loads(values)
+
+
+def _loads(value: Any) -> bool:
+    """Whether torch, which puts it onto the parameter's device, makes the same of it."""
+    if type(value) in (dict, list, tuple):
+        return all(map(_loads, value.values() if type(value) is dict else value))
+    return not isinstance(value, (np.ndarray, np.generic, deque, set, frozenset))
 
 
 def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any]) -> None:
@@ -73,7 +110,8 @@ def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Ma
         check_optimizer_class(name, type(optimizer).__qualname__, states[name]["class"])
         shapes = [list(parameter.shape) for parameter in parameters_of(optimizer)]
         sizes = [len(group["params"]) for group in optimizer.param_groups]
-        found_sizes = [len(group["params"]) for group in states[name]["param_groups"]]
+        found_groups = states[name]["param_groups"]  # None of an optimizer whose state dict has none
+        found_sizes = sizes if found_groups is None else [len(group["params"]) for group in found_groups]
         if shapes != states[name]["shapes"] or sizes != found_sizes:
             raise CheckpointMismatchError(
                 f"The optimizer {name!r} has other parameters than in the checkpoint: expected groups of {sizes} "
@@ -89,18 +127,28 @@ def native_state(trainer: pl.Trainer) -> dict[str, Any]:
     }
 
 
-def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """Give them back; called when Lightning has set everything up, which is when its own would."""
-    if trainer.global_rank == 0:
+def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any], only_changed: bool = False) -> None:
+    """Give them back.
+
+    Args:
+        trainer: Lightning's, which has set everything up: that is when its own would.
+        state: what `native_state` gave.
+        only_changed: to those callbacks whose state is another one now.
+    """
+    if trainer.global_rank == 0 and not only_changed:
         warn_of_dropped_states(state["callbacks"], [key for key, _ in _by_key(trainer)])
     for key, callback in _by_key(trainer):
-        if key in state["callbacks"]:
+        if key in state["callbacks"] and not (only_changed and _has_state(callback, state["callbacks"][key])):
             callback_state = from_plain(state["callbacks"][key], leaf_from_plain)
             if callback_state:
                 callback.load_state_dict(callback_state)
     precision_state = from_plain(state["precision"], leaf_from_plain)
     if precision_state:
         trainer.precision_plugin.load_state_dict(precision_state)
+
+
+def _has_state(callback: pl.Callback, state: Any) -> bool:
+    return is_same_plain(to_plain(callback.state_dict(), leaf_to_plain), state)
 
 
 def loop_state(trainer: pl.Trainer, first_epoch: int) -> dict[str, int]:
