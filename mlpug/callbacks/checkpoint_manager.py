@@ -28,9 +28,9 @@ from mlpug.callbacks.checkpoint_options import (
     checked_path,
 )
 from mlpug.callbacks.checkpoint_owed import Owed
-from mlpug.callbacks.checkpoint_schedule import NOTHING, CheckpointSchedule, Plan, metric_value, without
+from mlpug.callbacks.checkpoint_schedule import NOTHING, CheckpointSchedule, Plan, as_float, metric_value, without
 from mlpug.checkpoints.background import BackgroundSaver
-from mlpug.errors import CheckpointWriteError, MlpugWarning
+from mlpug.errors import CheckpointMismatchError, CheckpointWriteError, MlpugWarning
 from mlpug.logs import Logs
 from mlpug.model_checkpoint import model_checkpoint_state
 from mlpug.validation import checked_count
@@ -180,18 +180,19 @@ class CheckpointManager(Callback):
             state.get("opt_mode", self._schedule.opt_mode),
         )  # older files: neither
         here = self._metric, self._schedule.opt_mode
-        if there != here and state["best"] is not None:
+        best = _as_metric(state["best"])
+        if there != here and best is not None:
             self.manager.logs.pop("best", None)
             warnings.warn(
-                f"The best model of the run before was the one with the best {_named(*there)}: {state['best']:g}. "
+                f"The best model of the run before was the one with the best {_named(*there)}: {best:g}. "
                 f"This run is to look at {_named(*here)}, whose best value begins anew, and its first best model "
                 "replaces that one. Give another base_checkpoint_filename to keep it.",
                 MlpugWarning,
                 stacklevel=2,
             )
             return
-        self._best = state["best"]
-        self._to_beat = self._in_file = state.get("to_beat", self._best)
+        self._best = best
+        self._to_beat = self._in_file = _as_metric(state.get("to_beat", best))
         self._lost = self._best if "to_beat" in state else None
         self._has_looked, self._has_found = state["has_looked"], state["has_found"]
 
@@ -373,6 +374,15 @@ class CheckpointManager(Callback):
                 "writes it before the CheckpointManager, and look at it when it is there."
             )
         return f"{self._metric} was never a number that is better than another: it was NaN, or infinitely bad."
+
+
+def _as_metric(best: Any) -> float | None:
+    """The best metric of a checkpoint, in which somebody may have put something else."""
+    if best is not None and (isinstance(best, bool) or not isinstance(best, (int, float))):
+        raise CheckpointMismatchError(
+            f"The checkpoint has {best!r:.50} as the best metric, where a number is expected: resume from another one."
+        )
+    return None if best is None else as_float(best)
 
 
 def _named(metric: str | None, opt_mode: str) -> str:

@@ -156,12 +156,24 @@ def metric_value(path: str, value: Any) -> float | None:
     if first is None:
         return None
     if isinstance(first, Real) or getattr(first, "shape", None) == ():  # an array without axes
-        return float(first)
+        return as_float(first)
     names = f": name one of its values, such as {path}.{next(iter(first))}" if isinstance(first, dict) and first else ""
     raise ConfigurationError(
         f"metric_to_monitor must be the path of a number, and {path} is a {type(first).__name__}{names}. "
         "A metric function may also return a tuple, of which the first value is monitored."
     )
+
+
+def as_float(number: Any) -> float:
+    """The number as a float; infinite where it is a whole number beyond all of them.
+
+    >>> as_float(2), as_float(-(10**400))
+    (2.0, -inf)
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _check_period(name: str, period: object, cure: str) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlpug.checkpoints.digests import DIGEST_LENGTH, hex_digest
-from mlpug.checkpoints.parsing import MalformedError, parsed
+from mlpug.checkpoints.parsing import MalformedError, check_amount, parsed
 from mlpug.checkpoints.states import MAX_DEPTH
 from mlpug.checkpoints.tensors import ITEM_SIZES, Tensor, can_be, num_bytes
 
@@ -28,6 +28,8 @@ ALIGNMENT = 8  # bytes
 MAX_HEADER_LENGTH = 100_000_000  # bytes; what the safetensors library refuses to read beyond
 
 _NO_DIGEST = "0" * DIGEST_LENGTH
+_LEAST_PER_TENSOR = DIGEST_LENGTH + 80  # bytes: its entry, its digest, and its place in the state
+_MAX_FOREIGN_LENGTH = 4_000_000  # bytes of a header without digests, which is parsed only to say what it may be
 _START = b'{"__metadata__":{"mlpug.format":"%d","mlpug.header":"' % FORMAT_VERSION
 _ANY_START = re.compile(rb'\{"__metadata__":\{"mlpug\.format":"(\d{1,9})"')
 _METADATA_KEYS = ("mlpug.format", "mlpug.header", "mlpug.state", "mlpug.description", "mlpug.digests")
@@ -121,6 +123,10 @@ def decoded(text: bytes, data_size: int) -> Header:
         MalformedError: It isn't, byte for byte, what was written; or it is no checkpoint, or one of a newer mlpug.
     """
     _check_start(text)
+    check_amount(text, "its header")
+    num_tensors = text.count(b'"data_offsets"')
+    if num_tensors * _LEAST_PER_TENSOR > len(text):
+        raise MalformedError(f"it hasn't a digest for each of its {num_tensors} tensors, and a place in the state")
     if text[len(_START) :][:DIGEST_LENGTH] != _own_digest(text):
         raise MalformedError("its header is damaged: the digest isn't the one that was written")
     # From here on only a file that somebody made by hand can be wrong.
@@ -147,6 +153,8 @@ def _check_start(text: bytes) -> None:
     if b'"mlpug.' in text:
         raise MalformedError("its header is damaged: it doesn't start as mlpug's do")
     try:
+        if len(text) > _MAX_FOREIGN_LENGTH:
+            raise MalformedError("too long to be worth it")
         parsed(text, "its header", MAX_DEPTH)
     except MalformedError:
         raise MalformedError("its header is damaged, or it never was a checkpoint of mlpug") from None

@@ -10,6 +10,13 @@ import numpy as np
 
 from mlpug.checkpoints.tensors import Bytes
 
+# How many of each there may be in a header, which takes up to 150 bytes of memory and a microsecond or two for each. A
+# tensor takes 4 objects and lists, 10 texts and about 8 commas: so these are beyond the 400,000 tensors that fit into
+# the longest header. Long lists of numbers are arrays.
+MAX_CONTAINERS = 2_500_000
+MAX_TEXTS = 5_000_000
+MAX_ITEMS = 10_000_000
+
 MAX_NUMBER_LENGTH = 32  # characters; the format's largest number has 20, a float64 at most 24
 
 # Possessive, and with the last quote optional, so that no text makes it look at a character again and again.
@@ -23,6 +30,23 @@ _IS_IN_NUMBERS[list(b"+-.0123456789eE")] = True
 
 class MalformedError(Exception):
     """What is wrong with a file, said by those who don't know its path; never seen outside this room."""
+
+
+def check_amount(text: bytes, what: str) -> None:
+    """Refuse JSON with more in it than mlpug writes, by its characters: also those in texts, as of JSON in JSON.
+
+    Raises:
+        MalformedError: There is too much. `what` names it.
+
+    >>> check_amount(b"[[1, 2], [3]]", "its header")
+    """
+    for name, number, most in (
+        ("objects and lists", text.count(b"{") + text.count(b"["), MAX_CONTAINERS),
+        ("texts", text.count(b'"') // 2, MAX_TEXTS),
+        ("items", text.count(b","), MAX_ITEMS),
+    ):
+        if number > most:
+            raise MalformedError(f"{what} has {number} {name}, where at most {most} are allowed")
 
 
 def parsed(text: bytes, what: str, max_depth: int) -> Any:

@@ -31,7 +31,7 @@ from mlpug.checkpoints.header import Entry, Header
 from mlpug.checkpoints.parsing import MalformedError
 from mlpug.checkpoints.states import restore
 from mlpug.checkpoints.tensors import Array, Bytes, RawTensor, empty
-from mlpug.errors import CheckpointDamagedError
+from mlpug.errors import CheckpointDamagedError, CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,13 @@ def _reading(path: PathLike) -> Iterator[tuple[FileIO, Header]]:
             length = header.header_length(file.read(header.LENGTH_SIZE), size)
             text = np.empty(length, np.uint8)
             _fill(file.readinto, text)
+            _check_is_on_disk(file)
             yield file, header.decoded(text.tobytes(), size - header.LENGTH_SIZE - length)
+        except MemoryError as error:
+            raise CheckpointError(
+                f"{os.fspath(path)} can't be read: it says that it holds {size} bytes, and there isn't memory for what "
+                "it holds. Read it on a machine with more of it."
+            ) from error
         except (MalformedError, OSError) as error:
             problem = (
                 str(error) if isinstance(error, MalformedError) else f"it can't be read ({error.strerror or error})"
@@ -152,6 +158,20 @@ def _reading(path: PathLike) -> Iterator[tuple[FileIO, Header]]:
             raise CheckpointDamagedError(
                 f"{os.fspath(path)} is not a whole checkpoint: {problem}. Use another checkpoint of the run."
             ) from error
+
+
+def _check_is_on_disk(file: FileIO) -> None:
+    """Refuse a huge file of holes, which would take hours to read.
+
+    A disk that compresses may hold less than the file has, but not so much less: weights that were trained are noise.
+    """
+    status = os.fstat(file.fileno())
+    on_disk = 512 * getattr(status, "st_blocks", 0)  # 0 where the file system doesn't say
+    if status.st_size > _HUGE and 0 < on_disk < status.st_size // 1000:
+        raise MalformedError(f"it claims {status.st_size} bytes, of which {on_disk} are on the disk: the rest is holes")
+
+
+_HUGE = 1 << 36  # bytes
 
 
 def _restored(found: Header, make: Callable[[Entry, str], Any]) -> dict[str, Any]:

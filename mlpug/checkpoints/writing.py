@@ -14,6 +14,7 @@ from typing import Any
 from mlpug.checkpoints import header
 from mlpug.checkpoints.digests import blocks_of, computed, digest, num_blocks, tensor_digest
 from mlpug.checkpoints.files import PathLike, delete, replacing, write_all
+from mlpug.checkpoints.parsing import MalformedError, check_amount
 from mlpug.checkpoints.states import flatten
 from mlpug.checkpoints.temporary import new_name
 from mlpug.checkpoints.tensors import Bytes, Tensor, as_bytes
@@ -50,17 +51,27 @@ def save(path: PathLike, state: Mapping[str, Any], description: Mapping[str, Any
     if arrays:
         raise StateError(f"The description at '{arrays[0].name}' is an array. A description is text and numbers.")
     tensors = header.in_file_order(unordered)
-    data_start = len(header.encoded(tree, description_tree, tensors))
-    if data_start > header.MAX_HEADER_LENGTH:
-        raise StateError(
-            f"What the state holds beside arrays is {data_start} bytes of JSON, and a checkpoint can hold "
-            f"{header.MAX_HEADER_LENGTH}. Make long lists of numbers numpy arrays."
-        )
+    start = header.encoded(tree, description_tree, tensors)
+    _check_can_be_read(start)
+    data_start = len(start)
     with replacing(path) as file:
         file.seek(data_start)
         digests = _write(file, tensors)
         file.seek(0)
         write_all(file, header.encoded(tree, description_tree, tensors, digests))
+
+
+def _check_can_be_read(start: bytes) -> None:
+    """Refuse what would be refused when it is read."""
+    if len(start) > header.MAX_HEADER_LENGTH:
+        raise StateError(
+            f"What the state holds beside arrays is {len(start)} bytes of JSON, and a checkpoint can hold "
+            f"{header.MAX_HEADER_LENGTH}. Make long lists of numbers numpy arrays."
+        )
+    try:
+        check_amount(start, "What the state holds beside arrays")
+    except MalformedError as error:
+        raise StateError(f"{error}. Make long lists of numbers numpy arrays.") from error
 
 
 def try_to_save(path: PathLike) -> None:

@@ -19,6 +19,7 @@ from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.run_log import Position, RunLog
 
+_COUNTS = ("completed_epochs", "batches_done", "first_batch")
 _OF_THIS_RUN = ("final_epoch", "final_batch_step")  # of the logs: a resumed run may be longer
 
 
@@ -110,6 +111,7 @@ class RunState:
             CheckpointMismatchError: the state is of another kind of run; nothing has changed.
         """
         try:
+            self._check_kinds(state, name)
             self._load(state, name)
         except KeyError as error:
             raise CheckpointMismatchError(
@@ -119,6 +121,26 @@ class RunState:
         if self._adapter.process.rank == 0:
             warn_of_dropped_states(state["callbacks"], [callback.name for callback in self._callbacks])
         self._resumed = state
+
+    def _check_kinds(self, state: dict[str, Any], name: str) -> None:
+        """What is read here is of the kind that it should be."""
+        if state.get("kind") != "training":
+            return  # which `_check` says
+        run, configuration = state["run"], state["configuration"]
+        is_right = (
+            all(type(state[part]) is dict for part in ("configuration", "run", "logs", "callbacks"))
+            and type(state["processes"]) is list
+            and all(type(each) is dict and type(each["data"]) is dict for each in state["processes"])
+            and len(state["processes"]) >= min(configuration["num_processes"], self._adapter.process.world_size)
+            and type(configuration["versions"]) is dict
+            and all(type(run[count]) is int and 0 <= run[count] < 2**53 for count in _COUNTS)
+            and run["first_batch"] <= run["batches_done"]
+        )
+        if not is_right:
+            raise CheckpointMismatchError(
+                f"{name} has something in it that no training checkpoint has: it was changed after it was saved, or "
+                "something else than mlpug has made it. Resume from another one."
+            )
 
     def _load(self, state: dict[str, Any], name: str) -> None:
         self._check(state, name)
