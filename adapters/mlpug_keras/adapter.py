@@ -112,6 +112,7 @@ class KerasAdapter:
         model = TrainingModel(
             checked_training_model(training_model, self._model_components),
             saved=components[0] if len(components) == 1 else training_model,
+            component_names=list(self._model_components),
         )
         if self._precision is not None:
             set_precision(training_model, self._precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope, in_sta
 from mlpug.adapter import Clipping, StepOutput
 from mlpug.step_output import checked_results
 from mlpug.stop_iteration import EscapedStopIterationError
+from mlpug_keras.called_by_callbacks import component_for, refuse_training
 from mlpug_keras.native_callbacks import RunningLoss
 
 
@@ -43,12 +44,14 @@ class TrainingModel(keras.Model):
     Args:
         training_model: the user's.
         saved: what is saved where a callback of Keras saves "the model".
+        component_names: of the trainer's model components.
     """
 
-    def __init__(self, training_model: keras.Model, saved: Any) -> None:
+    def __init__(self, training_model: keras.Model, saved: Any, component_names: Sequence[str]) -> None:
         super().__init__()
         self.training_model = training_model
         self._saved = _Untracked(saved)
+        self._component_names = tuple(component_names)
         self._mode = _Mode()
         self.built = True
         self.latest = Latest()
@@ -125,6 +128,33 @@ class TrainingModel(keras.Model):
         if self.saved is self.training_model:
             self.training_model.built = True  # its layers are; only by its own `__call__` would Keras have noticed
         return self.saved
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """What a callback means by ``self.model(x)``: the model that is used after training."""
+        return self._component_for("__call__")(*given, **named)
+
+    def predict(self, *given: Any, **named: Any) -> Any:
+        """That of the model component."""
+        return self._component_for("predict").predict(*given, **named)
+
+    def predict_on_batch(self, *given: Any, **named: Any) -> Any:
+        """That of the model component."""
+        return self._component_for("predict_on_batch").predict_on_batch(*given, **named)
+
+    def evaluate(self, *given: Any, **named: Any) -> Any:
+        """That of the model component, which must be compiled for it."""
+        return self._component_for("evaluate").evaluate(*given, **named)
+
+    def test_on_batch(self, *given: Any, **named: Any) -> Any:
+        """That of the model component, which must be compiled for it."""
+        return self._component_for("test_on_batch").test_on_batch(*given, **named)
+
+    def train_on_batch(self, *_: Any, **__: Any) -> Any:
+        """Refused: it would be one more step, of the batch that was trained on last."""
+        refuse_training()
+
+    def _component_for(self, called: str) -> Any:
+        return component_for(called, self.saved, self._component_names)
 
     def get_metrics_result(self) -> dict[str, Any]:
         """None of Keras's: mlpug's metrics are in the logs."""
