@@ -15,6 +15,7 @@ from mlpug_keras.devices import check_one_device
 from mlpug_keras.fit_data import FitOptions
 from mlpug_keras.fit_validation import Validation
 from mlpug_keras.ported import PortedAdapter
+from mlpug_keras.targets import check_targets
 
 # What a chunked step does in their place.
 _OWN_STEPS = ("train_step", "make_train_function")
@@ -33,6 +34,7 @@ def ported_adapter(model: Any, options: FitOptions, validation: Validation, has_
         _check_chunks(model)
     _check_options(options)
     _check_validation(validation)
+    check_targets(model, validation.validation_data, "validation data")
     return PortedAdapter(model, options, validation, has_chunks)
 
 

@@ -33,6 +33,7 @@ from mlpug_keras.host import unchanged_errors
 from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
 from mlpug_keras.state import NativeState
+from mlpug_keras.targets import check_targets, checking_targets
 
 _VALIDATION = "val_"
 
@@ -88,6 +89,7 @@ class PortedAdapter:
         """What ``fit`` draws, where it takes it as data; else what gives the batches."""
         steps = options.num_batches_per_epoch
         data = fit_data(given, self._options, None if steps is None else steps * options.gradient_accumulation_steps)
+        check_targets(self._model, (data.x, data.y) if data is not None and data.has_arrays else given)
         self._draws = None if data is None else FitDraws(data, options)
         return given if self._draws is None else self._draws
 
@@ -122,7 +124,7 @@ class PortedAdapter:
             arguments = {"x": Placeholders()} if draws is None else draws.data.arguments()
             with (
                 step.in_fit(feed, callbacks.batch_is_there, partial(self._publish_batch, run)),
-                patched(self._model, **self._between_batches(feed, epochs)),
+                patched(self._model, **self._between_batches(feed, epochs), **checking_targets(self._model)),
             ):
                 self._fit(run, callbacks=callbacks, **arguments)
 

@@ -1,0 +1,91 @@
+"""Tells data without targets from what the compiled loss of a model needs, as early as that can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from mlpug.errors import DatasetError
+from mlpug_keras.compiled_model import overrides
+from mlpug_keras.fit_data import is_tf_dataset
+
+_OWN_LOSS = ("compute_loss", "_compute_loss", "stateless_compute_loss")
+
+
+def needs_targets(model: keras.Model, step: str = "train_step") -> bool:
+    """Whether it is Keras that calls the loss, and the loss is one that compares something with targets.
+
+    Args:
+        model: compiled.
+        step: that of training, or ``"test_step"``.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> needs_targets(model)
+    True
+    >>> model.compile("sgd")  # the layers may add losses
+    >>> needs_targets(model)
+    False
+    """
+    if overrides(model, step, *_OWN_LOSS, f"make_{step.partition('_')[0]}_function"):
+        return False
+    return any(_compares(loss) for loss in keras.tree.flatten(getattr(model, "loss", None)))
+
+
+def check_targets(model: keras.Model, data: Any, what: str = "training data") -> None:
+    """Refuse data that is known to have no targets, where the loss needs them; nothing is drawn to find out.
+
+    Args:
+        model: compiled.
+        data: as it was given; arrays as a tuple.
+        what: it is.
+
+    Raises:
+        DatasetError: it has none.
+    """
+    step = "train_step" if what == "training data" else "test_step"
+    if needs_targets(model, step) and _has_none(data):
+        raise without_targets(model, what)
+
+
+def checking_targets(model: keras.Model) -> dict[str, Callable[..., Any]]:
+    """What to put in the place of the model's `compute_loss`, by name: it looks when a step is traced."""
+    if not needs_targets(model) and not needs_targets(model, "test_step"):
+        return {}
+    compute_loss = model.compute_loss
+
+    def checked(x: Any = None, y: Any = None, *others: Any, **named: Any) -> Any:
+        if y is None:
+            raise without_targets(model, "data")
+        return compute_loss(x, y, *others, **named)
+
+    return {"compute_loss": checked}
+
+
+def without_targets(model: keras.Model, what: str) -> DatasetError:
+    """The error that says so."""
+    return DatasetError(
+        f"The {type(model).__name__} is compiled with a loss that needs targets, and the {what} has features only. "
+        "Give (x, y), or batches that are (x, y) or (x, y, sample_weight); or compile it without a loss, where its "
+        "layers add theirs."
+    )
+
+
+def _compares(loss: Any) -> bool:
+    """Keras makes arrays of the targets before it calls a loss, but for a class that replaces that part."""
+    is_kerass_call = not isinstance(loss, keras.losses.Loss) or type(loss).__call__ is keras.losses.Loss.__call__
+    return loss is not None and is_kerass_call
+
+
+def _has_none(data: Any) -> bool:
+    if is_tf_dataset(data):
+        return _is_without(data.element_spec)
+    if isinstance(data, list):  # of batches
+        return bool(data) and _is_without(tuple(data[0]) if isinstance(data[0], list) else data[0])
+    return isinstance(data, tuple) and _is_without(data)
+
+
+def _is_without(batch: Any) -> bool:
+    return not isinstance(batch, tuple) or len(batch) < 2 or batch[1] is None
