@@ -152,6 +152,8 @@ class KerasAdapter:
         model.on_non_finite = run.on_non_finite
         model.clipping = run.clipping
         model.has_chunks = run.chunks_of is not None
+        keeper: Any = run.dataset
+        model.keeps_states = getattr(keeper, "keeps_states", False)
         with unwrapped(), unchanged_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
             if _is_built(model):

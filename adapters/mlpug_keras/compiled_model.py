@@ -28,6 +28,7 @@ class CompiledModel:
     Attributes:
         latest: the batch that is trained on.
         has_chunks: always.
+        keeps_states: whether the run may be resumed.
     """
 
     has_chunks = True
@@ -35,6 +36,7 @@ class CompiledModel:
     def __init__(self, model: keras.Model, latest: Latest) -> None:
         self._model = model
         self.latest = latest
+        self.keeps_states = False
 
     @property
     def jit_compile(self) -> bool:

@@ -39,11 +39,13 @@ class FitStep:
     Attributes:
         latest: the batch that is trained on, and what it gave.
         logs: what the step said last, as ``fit`` has them: means over the epoch so far, still on the device.
+        keeps_states: whether the run may be resumed.
     """
 
     def __init__(self, model: keras.Model, has_chunks: bool) -> None:
         self.latest = Latest()
         self.logs: dict[str, Any] = {}
+        self.keeps_states = False
         self._model = model
         self._view = CompiledModel(model, self.latest)
         make = partial(Step, self._view, eager=model.run_eagerly, compile_kwargs={}, signature=None)
@@ -64,10 +66,11 @@ class FitStep:
             on_trained: called after the step.
         """
         model = self._model
+        self._view.keeps_states = self.keeps_states
         kept, make_own = model.train_function, model.make_train_function
         train = partial(self._train, on_trained)
         counts = not overrides(model, "train_step")
-        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts))
+        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts), self.keeps_states)
         try:
             if self._chunked is None:
                 trained, run_out = host.as_train_function(train, step, self.latest, model, feed)

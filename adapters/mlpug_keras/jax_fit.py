@@ -158,7 +158,11 @@ def learning_rate(model: keras.Model) -> float:
         return float(model.optimizer.learning_rate)
 
 
-def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
+def telling_loss(
+    model: keras.Model,
+    loss: Callable[[Callable[[Any], bool]], BatchLoss],
+    keeps_states: bool = False,
+) -> Any:
     """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one."""
     train_step, iterations = model.train_step, iterations_to_watch(model)
 

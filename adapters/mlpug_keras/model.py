@@ -40,6 +40,7 @@ class TrainingModel(keras.Model):
             looks.
         clipping: what is done to gradients.
         has_chunks: whether batches are computed in parts.
+        keeps_states: whether the run may be resumed.
 
     Args:
         training_model: the user's.
@@ -60,6 +61,7 @@ class TrainingModel(keras.Model):
         self.on_non_finite: Callable[[StepOutput], None] | None = None
         self.clipping: Clipping | None = None
         self.has_chunks = False
+        self.keeps_states = False
 
     @property
     def kept_variables(self) -> list[Any]:

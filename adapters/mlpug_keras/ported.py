@@ -105,6 +105,7 @@ class PortedAdapter:
         if not run.first_batch:
             self._state.forget_metrics()
         keeper: Any = run.dataset
+        step.keeps_states = keeper.keeps_states
         if keeper.keeps_states:
             self._validations.warn_if_not_rewindable()
         with ExitStack() as until_started, unwrapped(), unchanged_errors(), warnings.catch_warnings():

@@ -17,6 +17,7 @@ from mlpug_keras.batch_loss import DID_UPDATE, BatchLoss, as_shares, iterations_
 from mlpug_keras.compiled_model import overrides, patched
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.model import Latest
+from mlpug_keras.tensorflow_parts import OwnDraws
 
 # Gets what does the step on a batch and returns its logs, and returns the logs for fit.
 Train = Callable[[Callable[[Any], Any]], Any]
@@ -182,9 +183,18 @@ def learning_rate(model: keras.Model) -> float:
     return float(rate if isinstance(rate, float) else tf.convert_to_tensor(rate))  # which several devices may share
 
 
-def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss]) -> Any:
-    """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one."""
+def telling_loss(
+    model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss], keeps_states: bool = False
+) -> Any:
+    """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one.
+
+    Args:
+        model: whose step.
+        loss: what hears of the loss.
+        keeps_states: whether a run may be resumed: then it is told what of the step couldn't go on.
+    """
     train_step, iterations = model.train_step, iterations_to_watch(model)
+    own_draws = OwnDraws() if keeps_states else None
 
     def step(data: Any) -> Any:
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
@@ -195,6 +205,8 @@ def telling_loss(model: keras.Model, loss: Callable[[Callable[[Any], bool]], Bat
         before = None if iterations is None else tf.identity(iterations)
         with loss(is_usable).heard() as found:
             logs = train_step(data)
+        if own_draws is not None:
+            own_draws.look_for()
         if iterations is not None:
             found[DID_UPDATE] = tf.not_equal(before, tf.identity(iterations))
         num_replicas = model.distribute_strategy.num_replicas_in_sync

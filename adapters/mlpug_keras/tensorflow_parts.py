@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mlpug.errors import MlpugWarning
 from mlpug_keras.accumulation import counted_part, mean_of, share, sum_dtype
 
 
@@ -87,3 +90,31 @@ def _as_tensor(array: Any) -> Any:
 
 def _spec(tensor: Any) -> Any:
     return (tensor.shape, tensor.dtype) if isinstance(tensor, tf.Tensor) else tensor._type_spec
+
+
+class OwnDraws:
+    """Warns once of operations in a step that draw random numbers by themselves, such as ``tf.random.normal``.
+
+    Where they are among their numbers is known to nobody but them: a resumed run draws from their beginning again.
+    """
+
+    def __init__(self) -> None:
+        self._has_told = False
+
+    def look_for(self) -> None:
+        """Look at what was traced so far of the function that is being traced; eager steps aren't."""
+        if self._has_told or tf.executing_eagerly():
+            return
+        graph = tf.compat.v1.get_default_graph().as_graph_def()
+        nodes = chain(graph.node, *(function.node_def for function in graph.library.function))
+        names = sorted({node.op for node in nodes if {"seed", "seed2"} <= set(node.attr)})
+        if names:
+            self._has_told = True
+            warnings.warn(
+                f"The training step draws random numbers by TensorFlow's own operations ({', '.join(names)}), whose "
+                "place in them nobody else knows: a resumed run draws other numbers than this one would have. Use "
+                "keras.random with a keras.random.SeedGenerator, or a tf.random.Generator, that the layer has in an "
+                "attribute: their states are in checkpoints.",
+                MlpugWarning,
+                stacklevel=2,
+            )

@@ -17,7 +17,7 @@ from mlpug_keras.accumulation import count_in, weighted_mean
 from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.optimizers import Optimizers
-from mlpug_keras.tensorflow_parts import Sums, Traced, dense
+from mlpug_keras.tensorflow_parts import OwnDraws, Sums, Traced, dense
 
 
 class Step:
@@ -48,6 +48,7 @@ class Step:
         self._finish: dict[tuple[bool, Clipping | None], Callable[..., Any]] = {}
         self._evaluate = Compiled(self._make_evaluate)
         self._sums: Sums | None = None
+        self._own_draws = OwnDraws()
 
     @staticmethod
     def is_native(leaf: Any) -> bool:
@@ -204,6 +205,8 @@ class Step:
         variables = self._model.trainable_variables
         with tf.GradientTape(persistent=len(self._optimizers.owners) > 1) as tape:
             results = self._results(batch_and_settings, inference_mode=False)
+            if self._model.keeps_states:
+                self._own_draws.look_for()
             losses = self._optimizers.losses(results[0])
         if len(losses) == 1:
             return results, list(map(dense, tape.gradient(losses[0], variables), variables))
