@@ -41,6 +41,7 @@ from mlpug_keras.state import (
     model_state,
     optimizer_state,
 )
+from mlpug_keras.trained_weights import TrainedWeights
 from mlpug_keras.training_model import checked_training_model
 
 
@@ -79,6 +80,7 @@ class KerasAdapter:
         self._accept = partial(accepted, is_native=step.is_native, signature=signature)
         self._model: Any = None
         self._natives = NativeState()
+        self._trained = TrainedWeights()
         self._weights_to_load: dict[str, Any] | None = None
         self._natives_to_load: dict[str, Any] | None = None
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
@@ -154,7 +156,8 @@ class KerasAdapter:
         model.has_chunks = run.chunks_of is not None
         keeper: Any = run.dataset
         model.keeps_states = getattr(keeper, "keeps_states", False)
-        with unwrapped(), unchanged_errors(), warnings.catch_warnings():
+        trained = self._trained.noted(model.optimizer, run.listeners)
+        with unwrapped(), unchanged_errors(), warnings.catch_warnings(), trained:
             warnings.filterwarnings("ignore", "Your input ran out of data")  # how an epoch ends here
             if _is_built(model):
                 self._build(None, None)
@@ -199,8 +202,9 @@ class KerasAdapter:
     def state(self) -> dict[str, Any]:
         """Weights and seeds, the optimizer, and what Keras's own callbacks remember."""
         check_is_whole(self._model.latest.is_updating)
-        optimizers = {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()}
-        weights = model_state(self._model.training_model, self._model_components)
+        instead = self._trained.arrays()
+        optimizers = {name: optimizer_state(optimizer, instead) for name, optimizer in self._optimizers.items()}
+        weights = model_state(self._model.training_model, self._model_components, instead)
         natives = self._natives_to_load or self._at_cut or self._native_state()
         held = arrays_of(self._held().all())
         return {**weights, "optimizers": optimizers, "held": held, "keras": natives}

@@ -144,6 +144,8 @@ class _Native(keras.callbacks.Callback):
             without = {name.removeprefix("val_"): value for name, value in of_validation.items()}
             self._log("validation.dataset", without)
         self._tell("epoch_ended", not self._is_stopped or self._count == self._num_batches)
+        if self._model.stop_training or epoch + 1 == (self.params or {}).get("epochs"):
+            self._adapter.note_trained()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._tell("training_ended")

@@ -23,7 +23,9 @@ from mlpug_keras.arrays import as_array, as_value
 from mlpug_keras.held_variables import HeldVariables, arrays_of, assign, is_variable, warn_of_untold
 
 # Of a callback, set anew by Keras; the last one by CSVLogger, which looks whether its file is there already.
-_HOSTS_OWN = ("_model", "model", "params", "validation_data", "append_header")
+_HOSTS_OWN: tuple[str, ...] = ("_model", "model", "params", "validation_data", "append_header")
+# Of SwapEMAWeights: a training checkpoint has the trained weights in their place, whether or not they are there.
+_HOSTS_OWN += ("_ema_weights_in_model",)
 
 
 class CallbackStates:

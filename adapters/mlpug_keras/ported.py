@@ -34,6 +34,7 @@ from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
 from mlpug_keras.state import NativeState
 from mlpug_keras.targets import check_targets, checking_targets
+from mlpug_keras.trained_weights import TrainedWeights
 
 _VALIDATION = "val_"
 
@@ -61,6 +62,7 @@ class PortedAdapter:
         self._has_chunks = has_chunks
         self._state = PortedState(model)
         self._natives = NativeState()
+        self._trained = TrainedWeights()
         self._can_evaluate = False
         self._feed: FitFeed | None = None
         self._natives_to_load: dict[str, Any] | None = None
@@ -126,6 +128,7 @@ class PortedAdapter:
             with (
                 step.in_fit(feed, callbacks.batch_is_there, partial(self._publish_batch, run)),
                 patched(self._model, **self._between_batches(feed, epochs), **checking_targets(self._model)),
+                self._trained.noted(self._model.optimizer, run.listeners),
             ):
                 self._fit(run, callbacks=callbacks, **arguments)
 
@@ -215,6 +218,11 @@ class PortedAdapter:
         """For a ``fit`` that somebody else calls: see `FitStep.beside_fit`."""
         return self._step.beside_fit(self._state.see, on_trained, on_error)
 
+    def note_trained(self) -> None:
+        """A ``fit`` that somebody else calls is about to end."""
+        host.sync(self._model)
+        self._trained.note(self._model.optimizer)
+
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
         self._is_stopped = True
@@ -248,7 +256,7 @@ class PortedAdapter:
         check_is_whole(self._step.latest.is_updating)
         host.sync(self._model)
         return {
-            **self._state.get(self._step.logs),
+            **self._state.get(self._step.logs, self._trained.arrays()),
             "keras": self._natives_to_load or self._at_cut or self._natives.get(self._state.held()),
             "validations": self._validations.get_state() | {"names": sorted(self._of_validation)},
         }

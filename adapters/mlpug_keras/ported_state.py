@@ -60,13 +60,13 @@ class PortedState:
         """The run goes on between two epochs."""
         self._metrics_to_load = []
 
-    def get(self, logs: Mapping[str, Any]) -> dict[str, Any]:
-        """All of it, with what the step said last."""
+    def get(self, logs: Mapping[str, Any], instead: Mapping[int, Any]) -> dict[str, Any]:
+        """All of it, with what the step said last; `instead` as in `model_state`."""
         metrics = self._metrics() if self._kept_metrics is None else self._kept_metrics
         optimizers = self._optimizers()
         return {
-            **model_state(self._model, {"model": self._model}),
-            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in optimizers.items()},
+            **model_state(self._model, {"model": self._model}, instead),
+            "optimizers": {name: optimizer_state(optimizer, instead) for name, optimizer in optimizers.items()},
             "from_keras": {
                 "batch": to_plain(self._batch),
                 "optimized": {name: optimized_paths(self._model, each) for name, each in optimizers.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -15,17 +16,30 @@ from mlpug_keras.callback_state import CallbackStates
 from mlpug_keras.components import component_variables
 from mlpug_keras.held_variables import HeldVariables
 
+NOTHING: Mapping[int, Any] = MappingProxyType({})
 
-def model_state(training_model: Any, components: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights and seeds of the components, and of what the training model holds besides them."""
+
+def model_state(
+    training_model: Any, components: Mapping[str, Any], instead: Mapping[int, Any] = NOTHING
+) -> dict[str, Any]:
+    """Weights and seeds of the components, and of what the training model holds besides them.
+
+    Args:
+        training_model: what is trained.
+        components: by name.
+        instead: arrays that stand for variables with these ids.
+    """
     variables = {name: component_variables(part, random=True) for name, part in components.items()}
     of_components = {id(variable) for part in variables.values() for variable in part.values()}
     remaining = {
-        path: as_array(variable)
+        path: _array(variable, instead)
         for path, variable in component_variables(training_model, random=True).items()
         if id(variable) not in of_components
     }
-    return {"model": {name: _arrays(part) for name, part in variables.items()}, "training_model": remaining}
+    of_parts = {
+        name: {path: _array(variable, instead) for path, variable in part.items()} for name, part in variables.items()
+    }
+    return {"model": of_parts, "training_model": remaining}
 
 
 def load_model_state(training_model: Any, components: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -43,8 +57,8 @@ def load_model_state(training_model: Any, components: Mapping[str, Any], state: 
             variables_of_group[path].assign(as_value(array))
 
 
-def _arrays(variables: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: as_array(variable) for path, variable in variables.items()}
+def _array(variable: Any, instead: Mapping[int, Any]) -> Any:
+    return instead[id(variable)] if id(variable) in instead else as_array(variable)
 
 
 def held_variables(parts: Mapping[str, Any], optimizers: Iterable[keras.optimizers.Optimizer]) -> HeldVariables:
@@ -65,11 +79,11 @@ def held_variables(parts: Mapping[str, Any], optimizers: Iterable[keras.optimize
     return held
 
 
-def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """Its variables in their order: their names have Keras's counters in them."""
+def optimizer_state(optimizer: keras.optimizers.Optimizer, instead: Mapping[int, Any] = NOTHING) -> dict[str, Any]:
+    """Its variables in their order, as in `model_state`: their names have Keras's counters in them."""
     return {
         "class": type(optimizer).__name__,
-        "variables": {str(number): as_array(variable) for number, variable in enumerate(optimizer.variables)},
+        "variables": {str(number): _array(variable, instead) for number, variable in enumerate(optimizer.variables)},
     }
 
 
