@@ -37,6 +37,22 @@ def counted_part(gradient: Any, weight: Any, dtype: str) -> Any:
     return ops.where(weight > 0, ops.cast(gradient, dtype) * ops.cast(weight, dtype), ops.cast(0.0, dtype))
 
 
+def overwrites(variable: Any) -> bool:
+    """Whether an optimizer assigns what comes as the variable's gradient, as Keras does with the scales of float8."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
+
+
+def largest(total: Any, value: Any, weight: Any, weight_before: Any) -> Any:
+    """What takes the place of such a variable: the largest of the chunks that count, by Keras's own rule.
+
+    >>> float(largest(ops.array(3.0), ops.array(2.0), weight=1.0, weight_before=1.0))
+    3.0
+    """
+    value = ops.cast(value, total.dtype)
+    new = ops.where(weight_before > 0, ops.maximum(total, value), value)
+    return ops.where(weight > 0, new, total)
+
+
 def mean_of(total: Any, weight: Any, dtype: Any) -> Any:
     """The gradient of the batch, in the dtype of its variable; zero where nothing counts anything."""
     return ops.cast(total / ops.cast(ops.where(weight > 0, weight, 1.0), total.dtype), dtype)

@@ -117,7 +117,7 @@ class KerasAdapter:
             component_names=list(self._model_components),
         )
         if self._precision is not None:
-            set_precision(training_model, self._precision)
+            set_precision(training_model, self._precision, dict(self._optimizers.items()))
         if computes_in_float16(training_model):
             self._optimizers.scale_losses()
         model.step = self._step(model, self._optimizers, self._eager, self._compile_kwargs, self._signature)

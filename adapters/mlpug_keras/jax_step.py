@@ -13,7 +13,16 @@ import numpy as np
 
 from mlpug.adapter import Clipping, StepOutput
 from mlpug.step_output import counted, joined_outputs
-from mlpug_keras.accumulation import count_in, counted_part, mean_of, share, sum_dtype, weighted_mean
+from mlpug_keras.accumulation import (
+    count_in,
+    counted_part,
+    largest,
+    mean_of,
+    overwrites,
+    share,
+    sum_dtype,
+    weighted_mean,
+)
 from mlpug_keras.batches import Compiled, Join
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.optimizers import Optimizers
@@ -172,8 +181,12 @@ class Step:
             totals, weights, reference = sums
             num_samples = count if results[1] is None else results[1]
             weight, reference = share(num_samples, reference)
-            pairs = zip(totals, gradients, strict=True)
-            totals = [total + counted_part(gradient, weight, str(total.dtype)) for total, gradient in pairs]
+            totals = [
+                largest(total, gradient, weight, weights)
+                if overwrites(variable)
+                else total + counted_part(gradient, weight, str(total.dtype))
+                for total, gradient, variable in zip(totals, gradients, self._variables()[0], strict=True)
+            ]
             return results, (totals, weights + weight, reference), changed
 
         return self._compiled(add, donated=(3,))
@@ -181,7 +194,10 @@ class Step:
     def _make_finish(self, looks: bool, clipping: Clipping | None) -> Callable[..., Any]:
         def finish(state: list[Values], sums: Any, changed: Values, loss: Any) -> Any:
             totals, weight, _ = sums
-            gradients = [mean_of(total, weight, value.dtype) for total, value in zip(totals, state[0], strict=True)]
+            gradients = [
+                total.astype(value.dtype) if overwrites(variable) else mean_of(total, weight, value.dtype)
+                for total, value, variable in zip(totals, state[0], self._variables()[0], strict=True)
+            ]
             is_finite, has_moved, norm, new_state = self._updated(state, gradients, changed, loss, looks, clipping)
             # A batch in which nothing counts changes no weight, and its optimizers make no step.
             for part in (0, 2):

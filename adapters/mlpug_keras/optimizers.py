@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from keras import ops
 from mlpug.adapter import Clipping
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import check_losses
+from mlpug_keras.accumulation import overwrites
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Owner:
     name: str
     optimizer: keras.optimizers.Optimizer
     places: tuple[int, ...]
+    clipped: tuple[int, ...] = ()  # those of them that have a gradient, and not what takes the variable's place
 
     def of(self, values: Sequence[Any]) -> list[Any]:
         """Those of the values, one for each trainable variable, that are this optimizer's."""
@@ -89,7 +91,10 @@ class Optimizers:
         for owner in owners:
             if not owner.optimizer.built:
                 owner.optimizer.build(owner.of(trainable))
-        self.owners = owners
+        self.owners = tuple(
+            replace(owner, clipped=tuple(place for place in owner.places if not overwrites(trainable[place])))
+            for owner in owners
+        )
 
     def losses(self, loss: Any) -> list[Any]:
         """What gradients are taken of: one loss for all trainable variables, or one for each optimizer's own.
@@ -123,8 +128,9 @@ class Optimizers:
         result = list(gradients)
         norms = {}
         for owner in self.owners:
-            own, norms[owner.name] = _clipped(owner.of(gradients), clipping, owner.optimizer.scale_loss(1.0))
-            for place, gradient in zip(owner.places, own, strict=True):
+            own = [gradients[place] for place in owner.clipped]
+            own, norms[owner.name] = _clipped(own, clipping, owner.optimizer.scale_loss(1.0))
+            for place, gradient in zip(owner.clipped, own, strict=True):
                 result[place] = gradient
         return result, norms if len(norms) > 1 else next(iter(norms.values()))
 

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from mlpug.errors import MlpugWarning
-from mlpug_keras.accumulation import counted_part, mean_of, share, sum_dtype
+from mlpug_keras.accumulation import counted_part, largest, mean_of, overwrites, share, sum_dtype
 
 
 def dense(gradient: Any, variable: Any) -> Any:
@@ -46,17 +46,24 @@ class Sums:
     def add(self, gradients: list[Any], num_samples: Any) -> None:
         """Take the gradients of the next chunk; None where there is none."""
         weight, reference = share(num_samples, self._reference.value())
-        for number, (total, gradient) in enumerate(zip(self._totals, gradients, strict=True)):
-            if gradient is not None:
-                self._has_gradient[number] = True
+        for number, (total, gradient, variable) in enumerate(
+            zip(self._totals, gradients, self._variables, strict=True)
+        ):
+            if gradient is None:
+                continue
+            self._has_gradient[number] = True
+            if overwrites(variable):
+                total.assign(largest(total.value(), gradient, weight, self.weight.value()))
+            else:
                 total.assign_add(counted_part(gradient, weight, total.dtype.name))
         self.weight.assign_add(weight)
         self._reference.assign(reference)
 
     def means(self) -> list[Any]:
         """The gradients of the batch, which take the place of the sums; None where no chunk had one."""
-        for total in self._totals:
-            total.assign(mean_of(total.value(), self.weight.value(), total.dtype.name))
+        for total, variable in zip(self._totals, self._variables, strict=True):
+            if not overwrites(variable):
+                total.assign(mean_of(total.value(), self.weight.value(), total.dtype.name))
         return [
             tf.cast(total.value(), keras.backend.standardize_dtype(variable.dtype)) if has_gradient else None
             for total, variable, has_gradient in zip(self._totals, self._variables, self._has_gradient, strict=True)

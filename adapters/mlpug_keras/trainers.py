@@ -46,8 +46,8 @@ class DefaultTrainer(mlpug.trainers.default_trainer.DefaultTrainer):
             list of layers and variables.
         precision: ``"32-true"``; ``"bf16-mixed"`` or ``"16-mixed"``: the weights are float32, and most is computed in
             16 bits, with a loss that is scaled dynamically for float16; ``"bf16-true"``: the weights too are bfloat16.
-            It is the dtype policy of the layers: those of a model that was made under another one are converted where
-            the weights can stay, and else refused. By default it is as the model was made.
+            It is the dtype policy of the layers: a model that was made under another one is converted, with the
+            weights that it has. By default it is as the model was made.
         use_mixed_precision: short for ``"16-mixed"`` on a GPU, and for ``"bf16-mixed"`` elsewhere.
         batch_chunk_size: each batch of the dataset is computed in chunks of at most so many samples, one after the
             other: the same update, with the memory of one chunk. See the page on batches.

@@ -72,17 +72,82 @@ def train(backend, net, batches, callbacks=(), optimizer=None, resume_from=None,
 @pytest.mark.parametrize("built", [True, False], ids=["built", "not built"])
 def test_layers_compute_in_what_was_asked_for_and_weights_are_stored_so(backend, precision, built):
     net = new_net(built)
-    if built and precision == "bf16-true":
-        with pytest.raises(
-            ConfigurationError, match=r"kernel is there already as float32.*set_dtype_policy\('bfloat16"
-        ):
-            train(backend, net, scaled_batches([1]), precision=precision)
-        return
     keep, training_model = train(backend, net, scaled_batches([1, 1]), precision=precision)
     assert training_model.computed_in == {COMPUTED_IN[precision]}
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in net.weights} == {STORED_IN[precision]}
     assert keep.did_update == [True, True]
     assert not np.array_equal(keep.weights[0][0], keep.weights[1][0])
+
+
+def converted_net(kind):
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((NUM_FEATURES,))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dense(4, activation="tanh")(inputs))
+    outputs = keras.layers.Dense(1)(hidden)
+    return keras.Model(inputs, outputs) if kind == "functional" else keras.Sequential([inputs, *new_net().layers])
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_chunk_size": 4}], ids=str)
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_a_built_model_is_converted_to_what_it_would_have_been_made_as(backend, kind, options):
+    batches, nets = scaled_batches([1, 1, 1]), []
+    for policy, precision in (("float32", "bf16-true"), ("bfloat16", None)):
+        first = [np.asarray(weight) for weight in converted_net(kind).weights]
+        keras.config.set_dtype_policy(policy)
+        try:
+            net = converted_net(kind)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        net.set_weights(first)
+        net.predict(batches[0][0], verbose=0)  # what it compiles has the weights of before
+        trained, training_model = train(
+            backend, net, batches, optimizer=keras.optimizers.SGD(0.05, momentum=0.9), precision=precision, **options
+        )
+        assert training_model.computed_in == {"bfloat16"}
+        assert {keras.backend.standardize_dtype(weight.dtype) for weight in net.weights} == {"bfloat16"}
+        assert not np.array_equal(trained.weights[0][0], trained.weights[-1][0])
+        nets.append(net)
+    for one, other in zip(*(net.weights for net in nets), strict=True):
+        np.testing.assert_array_equal(*(np.asarray(ops.cast(each, "float32")) for each in (one, other)))
+    predictions = [np.asarray(net.predict(batches[0][0], verbose=0)).astype("float32") for net in nets]
+    np.testing.assert_array_equal(*predictions)
+
+
+def test_weights_that_a_layer_has_in_a_type_of_their_own_keep_it(backend):
+    class Scaled(keras.layers.Dense):
+        def build(self, shape):
+            super().build(shape)
+            self.scale = self.add_weight(shape=(), initializer="ones", dtype="float16", trainable=False)
+
+    net = keras.Sequential([keras.Input((NUM_FEATURES,)), Scaled(1)])
+    train(backend, net, scaled_batches([1]), precision="bf16-true")
+    found = {weight.name: keras.backend.standardize_dtype(weight.dtype) for weight in net.weights}
+    assert sorted(found.values()) == ["bfloat16", "bfloat16", "float16"]
+
+
+def test_weights_that_an_optimizer_was_built_on_are_not_converted(backend):
+    net, optimizer = new_net(), keras.optimizers.Adam()
+    optimizer.build(net.trainable_variables)
+    with pytest.raises(
+        ConfigurationError, match=r"kernel is there already as float32, and the optimizer 'optimizer' was built on it"
+    ):
+        train(backend, net, scaled_batches([1]), optimizer=optimizer, precision="bf16-true")
+    assert {weight.dtype for weight in net.weights} == {"float32"}
+
+
+def test_a_converted_model_resumes_its_own_checkpoint(backend, tmp_path):
+    batches, path = scaled_batches([1, 1]), tmp_path / "first-training-checkpoint.safetensors"
+    checkpoints = CheckpointManager(tmp_path, "first", metric_to_monitor=None, create_checkpoint_every=2)
+    nets = [converted_net("functional") for _ in range(3)]
+    train(backend, nets[0], batches * 2, precision="bf16-true")
+    train(backend, nets[1], batches, [checkpoints], precision="bf16-true")
+    trainer = backend.mlp.trainers.DefaultTrainer(
+        keras.optimizers.SGD(0.05), nets[2], eager_mode=backend.eager_mode, precision="bf16-true"
+    )
+    trainer.set_training_model(TrainModel(nets[2]))
+    TrainingManager(trainer, batches, num_epochs=2).start_training(path)
+    for one, other in zip(nets[0].weights, nets[2].weights, strict=True):
+        np.testing.assert_array_equal(*(np.asarray(ops.cast(each, "float32")) for each in (one, other)))
 
 
 def test_a_model_that_was_made_in_another_policy_is_converted(backend):
