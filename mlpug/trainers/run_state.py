@@ -57,7 +57,8 @@ class RunState:
             "num_batches_per_epoch": num_batches_per_epoch,
             "gradient_accumulation_steps": group_size,
         }
-        self._data = fingerprint_of(epochs.dataset)  # before a host puts its own version in its place
+        data = epochs.dataset  # before a host puts its own version in its place; of a native run nobody knows it
+        self._data = None if isinstance(data, DataOfHost) else fingerprint_of(data)
         self._models = models
         self._own: OwnGenerators | None = None  # the models' own random generators
         self._random: Any = None  # the random state of the latest rest
@@ -215,7 +216,7 @@ class RunState:
     def _check_data(self, state: dict[str, Any], name: str) -> None:
         """Other data has no place within an epoch, and between two it is worth a word."""
         saved, run = state["configuration"].get("data"), state["run"]
-        differs = [] if saved is None else differences(saved, self._data)
+        differs = [] if saved is None or self._data is None else differences(saved, self._data)
         if not differs:
             return
         what = f"The training dataset isn't like that of {name}: {'; '.join(differs)}."
