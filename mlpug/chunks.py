@@ -1,13 +1,13 @@
-"""Batches that are computed in parts: what they are cut into, and the results of the parts put together."""
+"""Batches that are computed in parts: what they are cut into."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlpug.errors import ConfigurationError
-from mlpug.trees import children, leaves, map_leaves, with_children
+from mlpug.trees import children, leaves, map_leaves
 from mlpug.validation import checked_count, checked_function
 
 
@@ -122,39 +122,3 @@ def _slicer(start: int, stop: int) -> Callable[[Any], Any]:
 
 def _has_axis(leaf: Any) -> bool:
     return len(getattr(leaf, "shape", ())) > 0
-
-
-def joined(
-    trees: Sequence[Any], concatenate: Callable[[list[Any]], Any], numbers: Callable[[list[Any]], Any] | None = None
-) -> Any:
-    """Trees of one kind as one: arrays along axis 0, lists without arrays or of other lengths one after the other.
-
-    Args:
-        trees: at least one; dicts have the same keys.
-        concatenate: of arrays that are alike but for their first axis. Where they aren't, there is a list of them.
-        numbers: makes one of numbers and scalar arrays; None: as with all other leaves, what is the same in all of
-            them stays, and else there is a list.
-
-    >>> import numpy as np
-    >>> joined([{"x": np.array([1, 2]), "mode": "a"}, {"x": np.array([3]), "mode": "a"}], np.concatenate)
-    {'x': array([1, 2, 3]), 'mode': 'a'}
-    """
-    first = trees[0]
-    if len(trees) == 1:
-        return first
-    if isinstance(first, (list, tuple)) and not hasattr(first, "_fields"):
-        has_arrays = any(hasattr(leaf, "shape") for leaf in leaves(first))
-        if len({len(tree) for tree in trees}) > 1 or (isinstance(first, list) and not has_arrays):
-            return type(first)([item for tree in trees for item in tree])
-    parts = list(zip(*map(children, trees), strict=True))
-    if parts:
-        return with_children(first, [joined(list(part), concatenate, numbers) for part in parts])
-    if any(_has_axis(tree) for tree in trees):
-        is_alike = len({tuple(tree.shape[1:]) if _has_axis(tree) else None for tree in trees}) == 1
-        return concatenate(list(trees)) if is_alike else list(trees)
-    is_number = hasattr(first, "shape") or type(first) in (int, float)
-    if numbers is not None and is_number:
-        return numbers(list(trees))
-    if hasattr(first, "shape"):
-        return list(trees)
-    return first if all(tree is first or tree == first for tree in trees) else list(trees)

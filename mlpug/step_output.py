@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpug.adapter import StepOutput
-from mlpug.chunks import joined
 from mlpug.errors import MlpugWarning, TrainingModelError
+from mlpug.joining import joined
 from mlpug.trees import num_samples_in
 
 _RETURNS = (

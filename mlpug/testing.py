@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlpug.adapter import Clipping, DataOptions, Process, Run, StepOutput
-from mlpug.chunks import Group, joined
+from mlpug.chunks import Group
 from mlpug.errors import ConfigurationError
+from mlpug.joining import joined_batches
 from mlpug.model_checkpoint import check_fits, check_names
 from mlpug.step_output import as_step_output, check_losses, joined_outputs
 from mlpug.trainers.default_trainer import DefaultTrainer, named
@@ -149,7 +150,7 @@ class FakeAdapter:
         if self._stop:
             return False
         for given in run.dataset:
-            batch = joined(given, np.concatenate) if isinstance(given, Group) else given
+            batch = joined_batches(given, np.concatenate) if isinstance(given, Group) else given
             chunks = [batch] if run.chunks_of is None else run.chunks_of(given)
             _tell(run, "batch_started", batch)
             _tell(run, "batch_ended", batch, *self._step(chunks, run))

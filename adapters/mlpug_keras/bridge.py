@@ -12,7 +12,8 @@ import numpy as np
 
 from mlpug.adapter import Events, Run
 from mlpug.callbacks.native_names import NativeLogs
-from mlpug.chunks import Group, joined
+from mlpug.chunks import Group
+from mlpug.joining import joined_batches
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_keras.model import Latest
 from mlpug_keras.native_callbacks import is_native
@@ -109,7 +110,7 @@ class Feed(keras.callbacks.Callback):
             batch = self._accept(given)
             return batch, self._chunks_of(batch)
         group = Group(self._accept(each) for each in given)
-        return joined(group, self._concatenate), self._chunks_of(group)
+        return joined_batches(group, self._concatenate), self._chunks_of(group)
 
 
 class Epoch(Protocol):

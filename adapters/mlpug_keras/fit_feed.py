@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mlpug.adapter import Run
-from mlpug.chunks import Group, joined
+from mlpug.chunks import Group
+from mlpug.joining import joined_batches
 from mlpug_keras.model import Latest
 
 
@@ -115,7 +116,7 @@ class FitFeed:
             batch = self._accept(given)
             return batch, self._chunks_of(batch)
         group = Group(self._accept(each) for each in given)
-        return joined(group, self._concatenate), self._chunks_of(group)
+        return joined_batches(group, self._concatenate), self._chunks_of(group)
 
 
 def _as_one(batch: Any) -> list[Any]:

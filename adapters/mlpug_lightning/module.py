@@ -13,7 +13,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mlpug.adapter import Run, StepOutput
-from mlpug.chunks import Group, joined
+from mlpug.chunks import Group
+from mlpug.joining import joined_batches
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import EscapedStopIterationError
 from mlpug_lightning.accumulation import BatchGradient, clip, gradients_of, parameters_of
@@ -103,7 +104,7 @@ class TrainingModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Any nesting of tensors and numpy arrays; several batches that make one are joined."""
         given = self.trainer.precision_plugin.convert_input(to_device(batch, device))
-        batch = joined(given, torch.cat) if isinstance(given, Group) else given
+        batch = joined_batches(given, torch.cat) if isinstance(given, Group) else given
         self.latest.chunks = [batch] if self._run.chunks_of is None else self._run.chunks_of(given)
         return batch
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from mlpug.adapter import StepOutput
-from mlpug.chunks import Group, joined
+from mlpug.chunks import Group
+from mlpug.joining import joined_batches
 from mlpug.step_output import joined_outputs
 from mlpug_lightning.accumulation import (
     Shares,
@@ -71,7 +72,7 @@ class Chunks:
             moved = Group(move(part, device, dataloader_idx) for part in parts)
             if self._trainer.training:  # what is validated on isn't cut
                 self._latest.chunks = self._chunks_of(moved)  # type: ignore[misc]
-            return joined(moved, torch.cat)
+            return joined_batches(moved, torch.cat)
 
         module._on_before_batch_transfer, module._apply_batch_transfer_handler = each_before, each_moved
         try:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpug.chunks import Chunking, Group, joined
+from mlpug.chunks import Chunking, Group
 from mlpug.errors import ConfigurationError
+from mlpug.joining import joined
 from mlpug.trees import leaves, map_leaves
 
 Pair = namedtuple("Pair", ["x", "y"])
