@@ -42,13 +42,10 @@ class HeldVariables:
         optimizers: by path; their variables aren't among the others.
         untold: what a checkpoint can't hold or tell apart, and where the walk was ended.
 
-    >>> class Own:
-    ...     def __init__(self):
-    ...         self.counts = [keras.Variable(0.0), {"all": keras.Variable(1.0)}]
     >>> held = HeldVariables()
-    >>> held.look_into(Own(), "own")
+    >>> held.look_into([keras.Variable(0.0), {"all": keras.Variable(1.0)}], "counts")
     >>> list(held.variables)
-    ['own.counts.0', 'own.counts.1.all']
+    ['counts.0', 'counts.1.all']
     """
 
     def __init__(self) -> None:

@@ -22,12 +22,12 @@ def needs_targets(model: keras.Model, step: str = "train_step") -> bool:
         step: that of training, or ``"test_step"``.
 
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> needs_targets(model)
-    True
     >>> model.compile("sgd")  # the layers may add losses
     >>> needs_targets(model)
     False
+    >>> model.compile("sgd", "mse")
+    >>> needs_targets(model)
+    True
     """
     if overrides(model, step, *_OWN_LOSS, f"make_{step.partition('_')[0]}_function"):
         return False
