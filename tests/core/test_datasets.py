@@ -10,7 +10,7 @@ from contract.keeper import Keeper
 
 from mlpug.callbacks import Callback
 from mlpug.datasets import random_states
-from mlpug.datasets.fingerprint import fingerprint_of
+from mlpug.datasets.fingerprint import differences, fingerprint_of
 from mlpug.errors import CheckpointMismatchError, ConfigurationError, MlpugWarning
 from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
 
@@ -419,7 +419,7 @@ class Loader(Items):
     [
         (lambda: Loader(18), r"the length of its dataset was 20, and is 18\."),
         (lambda: Loader(drop_last=True), r"drop_last was False, and is True\."),
-        (lambda: Loader(sampler=[1]), r"the class of its sampler was None, and is list; the length"),
+        (lambda: Loader(sampler=[1]), r"the class of its sampler was None, and is list\."),
         (lambda: Items(), r"its class was Loader, and is Items; the class of its dataset was list, and is None"),
     ],
 )
@@ -431,6 +431,21 @@ def test_other_data_of_the_same_length_is_an_error_within_an_epoch_and_told_betw
     with pytest.warns(MlpugWarning, match=f"{message}.* Training goes on with the data of now") as told:
         resumed = run(other(), resume_from=keeper.saved[NUM_BATCHES][0], num_epochs=2)
     assert (len(told), resumed.batches) == (1, whole.batches[NUM_BATCHES:])
+
+
+def test_a_length_that_is_known_while_it_is_iterated_only_is_not_compared():
+    class Lengthy(Items):
+        def __init__(self, is_iterated):
+            super().__init__()
+            self.is_iterated = is_iterated
+
+        def __len__(self):
+            if not self.is_iterated:
+                raise RuntimeError("call iter() first")
+            return 5
+
+    one, other = fingerprint_of(Lengthy(False)), fingerprint_of(Lengthy(True))
+    assert (one, differences(one, other), differences(other, one)) == ({"its class": "Lengthy"}, [], [])
 
 
 def test_nothing_is_loaded_or_drawn_to_know_what_data_is_like():
