@@ -8,10 +8,13 @@ import pathlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable
+from typing import Any
 from weakref import WeakSet
 
 _SECONDS_BETWEEN_LOOKS = 0.2  # whether the trainer has ended: only in a process that was sent a signal
+_SECONDS_BETWEEN_WAKES = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0)  # of a main thread that has a handler to call
 
 
 class ChildProcesses:
@@ -53,7 +56,9 @@ class ChildProcesses:
         for number in self._numbers:
             signal.signal(number, signal.SIG_DFL)  # it was that of the trainer
         if _is_of_multiprocessing():
-            threading.Thread(target=_end_with, args=(os.getppid(), self._numbers), daemon=True).start()
+            # Ctrl-C is left to the trainer, until the child says otherwise: there it does nothing.
+            arguments = os.getppid(), self._numbers, signal.getsignal(signal.SIGINT)
+            threading.Thread(target=_end_with, args=arguments, daemon=True).start()
         else:
             self.after_fork()
 
@@ -65,7 +70,7 @@ def _is_of_multiprocessing() -> bool:
     return frame.f_back is not None
 
 
-def _end_with(parent: int, numbers: tuple[signal.Signals, ...]) -> None:
+def _end_with(parent: int, numbers: tuple[signal.Signals, ...], on_ctrl_c: Any) -> None:
     """End by the first signal that the parent sends; by one of somebody else's when the parent has ended.
 
     The other threads of the process don't get them.
@@ -78,8 +83,13 @@ def _end_with(parent: int, numbers: tuple[signal.Signals, ...]) -> None:
         os._exit(0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     os.kill(os.getpid(), came.si_signo)
-    # Where the child has a handler of its own, Python calls it on the main thread, which may be waiting for something.
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    # Where the child has a handler of its own, Python calls it on the main thread, which may be waiting for something,
+    # or be about to: then it is woken too early, and has to be woken again.
+    for seconds in _SECONDS_BETWEEN_WAKES:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(seconds)
+        if signal.getsignal(signal.SIGINT) != on_ctrl_c:
+            break
 
 
 def _is_caught(number: int) -> bool:
