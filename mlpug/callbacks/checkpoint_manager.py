@@ -148,6 +148,7 @@ class CheckpointManager(Callback):
         self._lost: float | None = None  # the metric of a better one that couldn't be
         self._owed = Owed()
         self._looked_at: float | None = None  # the metric of what is due
+        self._is_saving_best = False  # in the moment whose state is asked for
         self._has_looked = self._has_found = False
         self._due = NOTHING
         self._ended: str | None = None  # "batch" or "epoch", what ended last; None where nothing has
@@ -167,8 +168,12 @@ class CheckpointManager(Callback):
         if self._metric is None:
             return {}
         best = {"best": self._best, "has_looked": self._has_looked, "has_found": self._has_found}
-        if self._to_beat != self._best:
-            best["to_beat"] = self._to_beat
+        to_beat = self._to_beat
+        metric = self._looked_at if self._is_saving_best else None
+        if metric is not None and self._schedule.improves(metric, to_beat):
+            to_beat = metric  # a training checkpoint is written after the best model, if that could be
+        if to_beat != self._best:
+            best["to_beat"] = to_beat
         return {**best, "metric": self._metric, "opt_mode": self._schedule.opt_mode}
 
     def set_state(self, state: Any) -> None:
@@ -323,7 +328,9 @@ class CheckpointManager(Callback):
             components, epoch = manager.get_model_state(), logs["current"]["epoch"]
             model = model_checkpoint_state(backend, components, self._hyper_parameters, logs, global_iter, epoch)
         if plan.save_training:
+            self._is_saving_best = plan.save_best
             training = manager.get_state()
+            self._is_saving_best = False
         metric = self._looked_at if plan.save_best else None
         return Moment(plan, self._position(), facts(logs, backend, global_iter), metric, model, training)
 
