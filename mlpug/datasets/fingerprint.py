@@ -8,11 +8,16 @@ from typing import Any
 from mlpug.datasets.tensorflow_data import seeds_of
 from mlpug.validation import known_length
 
+SEEDS = "the seeds of its shuffles"
 _PARTS = ("dataset", "sampler", "batch_sampler")
 
 
-def fingerprint_of(dataset: Any) -> dict[str, Any]:
-    """Plain data, by words for messages; a length that isn't known is left out.
+def fingerprint_of(dataset: Any, is_seeded: bool = False) -> dict[str, Any]:
+    """Describe a dataset in plain data, by words for messages; a length that isn't known is left out.
+
+    Args:
+        dataset: as the user gave it.
+        is_seeded: whether its order comes from a seed of the run, so that seeds of its own mean nothing.
 
     >>> fingerprint_of([1, 2, 3])
     {'its class': 'list', 'its length': 3}
@@ -25,12 +30,12 @@ def fingerprint_of(dataset: Any) -> dict[str, Any]:
             found[f"the length of its {part}"] = _length(inner)
     drops = getattr(dataset, "drop_last", None)
     found["drop_last"] = drops if isinstance(drops, bool) else None
-    found["the seeds of its shuffles"] = seeds_of(dataset) or None
+    found[SEEDS] = None if is_seeded else seeds_of(dataset) or None
     return {name: value for name, value in found.items() if value is not None}
 
 
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What is another now, in words; a length counts where both are known.
+    """List what is another now, in words; a length counts where both are known.
 
     >>> differences(fingerprint_of([1, 2]), fingerprint_of([1, 2, 3]))
     ['its length was 2, and is 3']

@@ -12,7 +12,7 @@ from mlpug.adapter import Adapter
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs, random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
-from mlpug.datasets.fingerprint import differences, fingerprint_of
+from mlpug.datasets.fingerprint import SEEDS, differences, fingerprint_of
 from mlpug.datasets.generators import OwnGenerators, of_models
 from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
@@ -35,6 +35,7 @@ class RunState:
         num_batches_per_epoch: how many batches an epoch has, where that is known.
         group_size: how many of the dataset's batches make one.
         models: gives the training model and its components, once training starts.
+        is_seeded: whether the order of the data comes from a seed of the run.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RunState:
         num_batches_per_epoch: int | None,
         group_size: int,
         models: Callable[[], Sequence[Any]],
+        is_seeded: bool,
     ) -> None:
         self._adapter = adapter
         self._run_log = run_log
@@ -58,7 +60,7 @@ class RunState:
             "gradient_accumulation_steps": group_size,
         }
         data = epochs.dataset  # before a host puts its own version in its place; of a native run nobody knows it
-        self._data = None if isinstance(data, DataOfHost) else fingerprint_of(data)
+        self._data = None if isinstance(data, DataOfHost) else fingerprint_of(data, is_seeded)
         self._models = models
         self._own: OwnGenerators | None = None  # the models' own random generators
         self._random: Any = None  # the random state of the latest rest
@@ -220,7 +222,9 @@ class RunState:
         if not differs:
             return
         what = f"The training dataset isn't like that of {name}: {'; '.join(differs)}."
-        if run["batches_done"] > run["first_batch"]:
+        # Other seeds change the order only; where TensorFlow says where an iterator is, not even that of this epoch.
+        is_other = any(not each.startswith(SEEDS) for each in differs)
+        if is_other and run["batches_done"] > run["first_batch"]:
             raise CheckpointMismatchError(
                 f"{what} The checkpoint was made within an epoch, so that its place in the data is unknown. Give the "
                 "same data; after a whole epoch it can change."

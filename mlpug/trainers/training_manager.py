@@ -111,6 +111,7 @@ class TrainingManager:
             num_epochs=self.num_epochs,
             num_batches_per_epoch=self.num_batches_per_epoch,
             group_size=group_size,
+            is_seeded=options.seed is not None,
             models=lambda: (trainer.training_model, *trainer.model_components.values()),
         )
         self._rest = Rest(self._callbacks, self._state, self._run_log, self._errors, self._stop_again)

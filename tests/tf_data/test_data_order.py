@@ -90,6 +90,22 @@ def keeper(tmp_path):
     return Keeper(tmp_path)
 
 
+@pytest.mark.parametrize("place", [1, 4], ids=["within an epoch", "between two"])
+def test_another_global_seed_is_told_unless_the_order_comes_from_one_of_the_run(train_fast, keeper, place):
+    def data(seed):
+        tf.random.set_seed(seed)
+        return numbers().shuffle(10).batch(3)
+
+    train_fast(data(3), keeper=keeper)
+    train_fast(data(3), resume_from=keeper.saved[place][0])  # without a word
+    with pytest.warns(MlpugWarning, match=r"seeds of its shuffles was \[\[3, .* is \[\[4, .* Training goes on"):
+        train_fast(data(4), resume_from=keeper.saved[place][0])
+    keeper.saved.clear()
+    whole = train_fast(data(3), keeper=keeper, seed=5)
+    done = keeper.saved[place][1]
+    assert train_fast(data(4), resume_from=keeper.saved[place][0], seed=5) == whole[done:]
+
+
 class Model(keras.Model):
     def __init__(self):
         super().__init__()
