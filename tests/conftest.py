@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole-table",
         action="store_true",
-        help="each kind of data with each kind of validation, not a sample of them",
+        help="all rows of the long tables, not a sample of them",
     )
 
 

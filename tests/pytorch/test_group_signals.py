@@ -1,5 +1,6 @@
 """A signal to all processes of a run: schedulers, timeout(1) and a closed terminal send it so."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -17,6 +18,19 @@ CASES = [
     ("2 workers", "validation", signal.SIGUSR1),
     ("2 persistent", "validation", signal.SIGTERM),
 ]
+ALL_CASES = list(
+    itertools.product(
+        ("0 workers", "2 workers", "2 persistent"),
+        ("training", "validation"),
+        (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP),
+    )
+)
+
+
+def pytest_generate_tests(metafunc):
+    if "number" in metafunc.fixturenames:
+        cases = ALL_CASES if metafunc.config.getoption("--whole-table") else CASES
+        metafunc.parametrize(("kind", "place", "number"), cases)
 
 
 def start(folder, kind, place):
@@ -61,7 +75,6 @@ def expected(tmp_path_factory):
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("kind", "place", "number"), CASES)
 def test_the_batch_finishes_and_a_resumed_run_ends_equal(tmp_path, expected, kind, place, number):
     process = start(tmp_path, kind, place)
     for line in process.stdout:
