@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             print(_described(path) if chosen.command == "describe" else _verified(path))  # noqa: T201
         except CheckpointError as error:
-            print(error, file=sys.stderr)  # noqa: T201
+            print(_printable(str(error)), file=sys.stderr)  # noqa: T201
             status = 1
     return status
 
@@ -35,12 +35,21 @@ def _described(path: str) -> str:
     found = describe(path)
     lines = [f"{path}: {_readable(found.size)}, format {found.format_version}, {len(found.tensors)} tensors"]
     lines += [f"  {key}: {value}" for key, value in found.description.items()]
-    return "\n".join(lines + _tensor_lines(found))
+    return "\n".join(_printable(line) for line in lines + _tensor_lines(found))
 
 
 def _tensor_lines(found: Description) -> list[str]:
     width = max(map(len, found.tensors), default=0)
     return [f"  {name:<{width}}  {dtype:<5} {list(shape)}" for name, (dtype, shape) in found.tensors.items()]
+
+
+def _printable(line: str) -> str:
+    """A line in which whatever could control a terminal is written as an escape: files may be from anybody.
+
+    >>> _printable("loss \\x1b[2J 0.5")
+    'loss \\\\x1b[2J 0.5'
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def _readable(size: int) -> str:

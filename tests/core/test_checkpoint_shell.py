@@ -38,6 +38,16 @@ def test_describe(path, capsys):
     ]
 
 
+def test_what_a_file_says_never_controls_the_terminal(tmp_path, capsys):
+    path = tmp_path / "foreign"
+    checkpoints.save(path, {"\x1b[2J": {"a": np.zeros(2)}}, {"kind\x07": "\x1b]0;a title\x07", "run": ["\x9b2J"]})
+    assert main(["describe", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert all(letter.isprintable() or letter == "\n" for letter in said)
+    assert r"kind\x07: \x1b]0;a title\x07" in said
+    assert r"\x1b[2J/a" in said
+
+
 def test_verify(path, capsys):
     assert main(["verify", path, path]) == 0
     assert capsys.readouterr().out == f"{path}: whole\n" * 2
