@@ -8,6 +8,7 @@ from typing import Any
 from mlpug.errors import ConfigurationError
 from mlpug_lightning.host import check_is_ours, pl
 from mlpug_lightning.ported import PortedAdapter
+from mlpug_lightning.ported_lists import as_loader
 
 
 def ported_adapter(
@@ -41,4 +42,4 @@ def ported_adapter(
             "with each is in its training_step. Leave out batch_chunk_size and gradient_accumulation_steps, or let it "
             "optimize automatically."
         )
-    return PortedAdapter(trainer, module, val_dataloaders, makes_batches_of_parts)
+    return PortedAdapter(trainer, module, as_loader("validation dataset", val_dataloaders), makes_batches_of_parts)

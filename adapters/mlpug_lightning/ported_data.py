@@ -17,6 +17,7 @@ from mlpug.validation import checked_dataset
 from mlpug_lightning.host import asked_through, pl, validation_loop
 from mlpug_lightning.observed_loader import combined
 from mlpug_lightning.ported_draws import Draws
+from mlpug_lightning.ported_lists import as_loader
 from mlpug_lightning.ported_places import Place
 from mlpug_lightning.ported_val_loaders import ValidationLoaders
 
@@ -169,7 +170,7 @@ def data_of(given: Any, module: pl.LightningModule, trainer: pl.Trainer, options
         )
     if not hasattr(given, "flattened"):  # whose length is known when it is iterated
         checked_dataset("training dataset", given)
-    return LightningData(trainer, options, given)
+    return LightningData(trainer, options, as_loader("training dataset", given))
 
 
 def _gives_its_own(holder: Any) -> bool:
