@@ -101,9 +101,10 @@ def check_training_call(call: Callable[..., Any], written_as: str, instead: str 
         return
     try:
         signature.bind(None, evaluate_settings=None, inference_mode=False)
+        return
     except TypeError as error:
-        came = signature.replace(return_annotation=inspect.Signature.empty)
-        raise_not_callable(f"{written_as}{came} can't be called so: {error}", written_as, instead)
+        came = f"{written_as}{signature.replace(return_annotation=inspect.Signature.empty)} can't be called so: {error}"
+    raise_not_callable(came, written_as, instead)
 
 
 def raise_not_callable(came: str, written_as: str, instead: str = "") -> NoReturn:

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 from mlpug.adapter import DataOptions, Run, StepOutput
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs
-from mlpug.errors import ConfigurationError, MlpugWarning, NonFiniteLoss
+from mlpug.errors import ConfigurationError, MlpugError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
+from mlpug.tracebacks import shorten
 from mlpug.trainers.callback_list import check_known_names, checked_callbacks
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.dispatch import CallbackErrors, CallbackGroup
@@ -174,6 +175,15 @@ class TrainingManager:
             SystemExit: SIGTERM, SIGUSR1 or SIGHUP ended training.
             Exception: whatever the model, the data or a callback raised, unchanged.
         """
+        try:
+            self._start(resume_from)
+        except MlpugError as error:
+            shorten(error)
+            raise
+        if self._signals.exit_status is not None:
+            raise SystemExit(self._signals.exit_status)
+
+    def _start(self, resume_from: PathLike | None) -> None:
         self.trainer.check_ready()
         if self._is_started:
             raise ConfigurationError("This TrainingManager has trained already: make a new one to train again.")
@@ -187,8 +197,6 @@ class TrainingManager:
             self._is_started = True
             with self._signals:
                 self._train()
-        if self._signals.exit_status is not None:
-            raise SystemExit(self._signals.exit_status)
 
     def attach(self) -> Run:
         """For adapters: the run of a host's own script, whose events go to its listeners; `detach` ends it."""
