@@ -33,7 +33,7 @@ from mlpug_keras.host import unchanged_errors
 from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
 from mlpug_keras.state import NativeState
-from mlpug_keras.targets import check_targets, checking_targets
+from mlpug_keras.targets import check_targets, checking_targets, without_targets_told
 from mlpug_keras.trained_weights import TrainedWeights
 
 _VALIDATION = "val_"
@@ -126,6 +126,7 @@ class PortedAdapter:
             callbacks = FitCallbacks(self._model, step.latest, run, feed, moments, self._of_validation)
             arguments = {"x": Placeholders()} if draws is None else draws.data.arguments()
             with (
+                without_targets_told(self._model),
                 step.in_fit(feed, callbacks.batch_is_there, partial(self._publish_batch, run)),
                 patched(self._model, **self._between_batches(feed, epochs), **checking_targets(self._model)),
                 self._trained.noted(self._model.optimizer, run.listeners),
@@ -143,7 +144,7 @@ class PortedAdapter:
             )
         except ValueError as error:
             if isinstance(arguments["x"], GeneratorType) and "at least one batch" in str(error):
-                raise _no_batches() from error
+                raise _no_batches() from None
             raise
 
     def _between_batches(self, feed: FitFeed, epochs: FitEpochs | None) -> dict[str, Any]:
@@ -190,8 +191,8 @@ class PortedAdapter:
     def _first_batch(self, epochs: FitEpochs) -> Any:
         try:
             first = epochs.first()
-        except StopIteration as error:
-            raise _no_batches() from error
+        except StopIteration:
+            raise _no_batches() from None
         assert self._feed is not None
         _, chunks = self._feed.accepted(first)
         return chunks[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from mlpug.errors import DatasetError
 from mlpug_keras.compiled_model import overrides
 from mlpug_keras.fit_data import is_tf_dataset
 
+_NO_TUPLE = "the generator must return a tuple"
 _OWN_LOSS = ("compute_loss", "_compute_loss", "stateless_compute_loss")
 
 
@@ -51,17 +53,47 @@ def check_targets(model: keras.Model, data: Any, what: str = "training data") ->
 
 
 def checking_targets(model: keras.Model) -> dict[str, Callable[..., Any]]:
-    """What to put in the place of the model's `compute_loss`, by name: it looks when a step is traced."""
+    """What to put in the place of the model's `compute_loss`, by name: it looks when a step is traced.
+
+    And of its `compute_metrics`, by which Keras may build the metrics before it computes a loss.
+    """
     if not needs_targets(model) and not needs_targets(model, "test_step"):
         return {}
-    compute_loss = model.compute_loss
 
-    def checked(x: Any = None, y: Any = None, *others: Any, **named: Any) -> Any:
-        if y is None:
-            raise without_targets(model, "data")
-        return compute_loss(x, y, *others, **named)
+    def checking(compute: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(x: Any = None, y: Any = None, *others: Any, **named: Any) -> Any:
+            if y is None:
+                raise without_targets(model, "data")
+            return compute(x, y, *others, **named)
 
-    return {"compute_loss": checked}
+        return checked
+
+    return {name: checking(getattr(model, name)) for name in ("compute_loss", "compute_metrics")}
+
+
+@contextmanager
+def without_targets_told(model: keras.Model) -> Iterator[None]:
+    """Within, what the host says of data whose batches have no targets is said in a sentence.
+
+    Raises:
+        DatasetError: instead of the host's own error, which shows all of a batch.
+    """
+    needs = needs_targets(model) or needs_targets(model, "test_step")
+    try:
+        yield
+    except Exception as error:
+        message = str(error)
+        is_no_tuple = isinstance(error, ValueError) and _NO_TUPLE in message
+        # As TensorFlow says of batches (x, None), for which it can't write an element's type.
+        is_none = "did not match the expected structure" in message and "OptionalSpec(None" in message
+        if needs and (is_no_tuple or is_none):
+            raise without_targets(model, "data") from None
+        if is_no_tuple:
+            raise DatasetError(
+                "Each batch of a generator must be a tuple for fit, (x,), (x, y) or (x, y, sample_weight), and it gave "
+                "something else. A batch of features alone is written with a comma: yield (x,)."
+            ) from None
+        raise
 
 
 def without_targets(model: keras.Model, what: str) -> DatasetError:

@@ -1,5 +1,7 @@
 """from_keras: features without targets, where the compiled loss compares with targets, are refused in a sentence."""
 
+import traceback
+
 import keras
 import numpy as np
 import pytest
@@ -19,6 +21,11 @@ class Halves(keras.utils.PyDataset):
         return (X[index * 4 : index * 4 + 4],)
 
 
+class WithNone(Halves):
+    def __getitem__(self, index):
+        return (*super().__getitem__(index), None)
+
+
 class OwnLoss(keras.Sequential):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return keras.ops.mean(y_pred**2)
@@ -35,9 +42,9 @@ class Added(keras.layers.Layer):
         return x
 
 
-def model_of(loss="mse", kind=keras.Sequential, last=()):
+def model_of(loss="mse", kind=keras.Sequential, last=(), **options):
     model = kind([keras.Input((1,)), keras.layers.Dense(1), *last])
-    model.compile(keras.optimizers.SGD(0.1), loss)
+    model.compile(keras.optimizers.SGD(0.1), loss, **options)
     return model
 
 
@@ -79,6 +86,34 @@ def test_a_batch_without_targets_ends_training_before_it_is_trained_on(backend, 
     assert NO_TARGETS.format("data") in str(raised.value)
     for weight, kept in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, kept)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_chunk_size": 2}], ids=["whole", "chunks"])
+@pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
+@pytest.mark.parametrize("data", [lambda: (X[i : i + 4] for i in (0, 4)), WithNone], ids=["bare arrays", "None"])
+def test_what_isnt_even_a_batch_with_targets_is_told_as_briefly(backend, data, eager, options):
+    model = model_of(metrics=["mae"], run_eagerly=eager)
+    with pytest.raises(DatasetError) as raised:
+        start(backend, model, data(), **options)
+    assert NO_TARGETS.format("data") in str(raised.value)
+    assert len(traceback.format_exception(raised.value)) < 9
+
+
+def test_a_generator_of_bare_arrays_for_a_model_that_needs_no_targets_is_told_how_to_write_it(backend):
+    with pytest.raises(DatasetError, match=r"Each batch of a generator must be a tuple for fit.*: yield \(x,\)\."):
+        start(backend, model_of(None, OwnLoss), (X for _ in range(2)))
+
+
+def test_an_error_of_the_datas_own_arrives_as_it_was_raised(backend):
+    raised = ValueError("it did not match the expected structure")
+
+    class Fails:
+        def __iter__(self):
+            raise raised
+
+    with pytest.raises(ValueError, match="^it did") as caught:
+        start(backend, model_of(), Fails())
+    assert caught.value is raised
 
 
 def test_validation_data_without_targets_is_refused_when_the_trainer_is_made(backend):
