@@ -103,7 +103,8 @@ class Run:
     # for "training.batch", to whose metrics it is added.
     on_names_known: Callable[[str, Sequence[str]], None] = _nobody_asks
     # Called before the first batch where the host knows already which metrics it will log by itself: for a level, such
-    # as "validation.dataset", all of their names. It raises where a callback waits for another one.
+    # as "validation.dataset", all of their names. It raises where a callback waits for another one; a look at another
+    # one in the logs is an error from then on.
     first_epoch: int = 0  # the epochs before this one are done
     first_batch: int = 0  # batches of the first epoch that are done; `dataset` leaves them out in that epoch
     # Where first_batch isn't 0, the first epoch goes on: its start isn't told again, to native callbacks neither.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
-from mlpug.errors import ConfigurationError
-from mlpug.suggestions import did_you_mean_path
+from mlpug.errors import ConfigurationError, MlpugWarning
+from mlpug.suggestions import did_you_mean_path, misspelled
 
 
 class Lazy(partial[Any]):
@@ -86,6 +87,9 @@ class Logs(MutableMapping[str, Any]):
     def at(self, path: str) -> Any:
         """The value at a metric path, which starts below ``current``, or None where there is none yet.
 
+        Where the host trainer writes what a ported model logs, any name may come: one that looks like a misspelled one
+        of those that came is told in a warning.
+
         Raises:
             ConfigurationError: in a run, where nobody writes that path.
 
@@ -144,6 +148,7 @@ class KnownPaths:
     def __init__(self, declared: Iterable[str], undeclared: Iterable[str] = ()) -> None:
         self._declared = sorted(set(declared))
         self.undeclared = set(undeclared)
+        self._told: set[str] = set()
 
     def has(self, path: str) -> bool:
         """Whether it is declared, begins one that is, or lies within a metric."""
@@ -159,6 +164,7 @@ class KnownPaths:
             if _leads_to_logs(current, own) and not self.has(own):
                 return
         if self.has(path) or path in self.undeclared:
+            self._warn_of_typo(path, level, current)
             return
         known = sorted({*self._declared, *_paths_in(current, "")})
         raise ConfigurationError(
@@ -166,6 +172,25 @@ class KnownPaths:
             f"{', '.join(known)}. Correct the path, add the callback that writes it, or, if that is a callback of your "
             "own, name the path in its metric_paths()."
         )
+
+    def _warn_of_typo(self, path: str, level: str, current: Logs) -> None:
+        """Warn once of a path where the host may write any name, and has written one that differs by a slip of the pen.
+
+        It may yet come, so that it is no error.
+        """
+        written = _logs_at(current, level) if level in self._declared else None
+        name = path.removeprefix(f"{level}.")
+        if written is None or name == path or path in self._told:
+            return
+        meant = misspelled(name, [*written, *written._gone])
+        if meant is not None:
+            self._told.add(path)
+            warnings.warn(
+                f"logs.at({path!r}): nobody has written that path so far, and {level}.{meant} was written. Did you "
+                f"mean {level}.{meant}? The value is None as long as nobody writes it.",
+                MlpugWarning,
+                stacklevel=4,
+            )
 
 
 def is_within(path: str, other: str) -> bool:
@@ -175,6 +200,13 @@ def is_within(path: str, other: str) -> bool:
     (True, False)
     """
     return path == other or path.startswith(other + ".")
+
+
+def _logs_at(current: Logs, level: str) -> Logs | None:
+    found: Any = current
+    for name in level.split("."):
+        found = found[name] if isinstance(found, Logs) and name in found else None
+    return found if isinstance(found, Logs) else None
 
 
 def _leads_to_logs(current: Logs, path: str) -> bool:

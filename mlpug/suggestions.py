@@ -35,6 +35,30 @@ def did_you_mean_path(path: str, known: Iterable[str]) -> str:
     return "" if best is None or best == path else f" Did you mean {best}?"
 
 
+def misspelled(name: str, known: Iterable[str]) -> str | None:
+    """The known name that this one differs from by one letter too many or too few, or by two that are swapped.
+
+    Names that differ in one letter mean different things too often, such as ``loss_d`` and ``loss_g``.
+
+    >>> misspelled("los", ["loss", "acc"]), misspelled("losss", ["loss"]), misspelled("lsos", ["loss"])
+    ('loss', 'loss', 'loss')
+    >>> misspelled("loss_g", ["loss_d"]), misspelled("top5", ["top"]), misspelled("loss", ["loss"])
+    (None, None, None)
+    """
+    return next((other for other in known if name != other and _differ_by_a_slip(name, other)), None)
+
+
+def _differ_by_a_slip(name: str, other: str) -> bool:
+    shorter, longer = sorted((name, other), key=len)
+    if len(longer) == len(shorter) + 1:
+        return any(
+            longer[place].isalpha() and longer[:place] + longer[place + 1 :] == shorter for place in range(len(longer))
+        )
+    return len(name) == len(other) and any(
+        name[:place] + name[place + 1] + name[place] + name[place + 2 :] == other for place in range(len(name) - 1)
+    )
+
+
 def _guesses(asked: Sequence[str], known: Sequence[str]) -> Iterable[str]:
     shared = min(len(asked), len(known))
     if all(_are_alike(*pair) for pair in zip(asked, known, strict=False)):

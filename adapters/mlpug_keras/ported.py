@@ -18,7 +18,7 @@ from mlpug.model_checkpoint import check_is_whole
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
 from mlpug_keras.bridge import Placeholders
-from mlpug_keras.compiled_model import flat, is_built, patched
+from mlpug_keras.compiled_model import flat, is_built, metric_names, patched
 from mlpug_keras.components import component_state
 from mlpug_keras.devices import check_one_device, processes
 from mlpug_keras.fit_callbacks import FitCallbacks, Moments
@@ -99,6 +99,8 @@ class PortedAdapter:
         """Let the model's own ``fit`` train."""
         check_one_device("from_keras", [])  # since the trainer was made
         step, draws = self._step, self._draws
+        if metric_names(self._model) is not None:  # else a step of the model's own tells what it likes
+            run.on_names_known("training.batch", ["loss"])
         self._is_stopped, self._at_cut = False, None
         self._natives.begin(run.listeners)
         self._feed = feed = FitFeed(step.latest, run, self._accept, Step.concatenate, lambda: self._is_stopped)

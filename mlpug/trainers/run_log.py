@@ -97,6 +97,12 @@ class RunLog:
         self._declared = [*_IN_MANY_RUNS, *self.metric_paths(has_gradient_norm=True), *paths]
         self.logs.declare(self._declared)
 
+    def names_known(self, level: str, names: Iterable[str]) -> None:
+        """What the host writes by itself at a level, under which any name might have come before."""
+        of_level = [f"{level}.{name}" for name in names]
+        self._declared = [*(path for path in self._declared if path != level), *of_level]
+        self.logs.declare(self._declared, self.logs.undeclared())
+
     @property
     def position(self) -> Position:
         """How much is done."""

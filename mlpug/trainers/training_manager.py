@@ -7,7 +7,6 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -250,10 +249,14 @@ class TrainingManager:
             chunks_of=self.trainer.chunking.chunks_of if self.trainer.chunking.is_needed else None,
             clipping=self.trainer.clipping,
             on_metrics_logged=self._run_log.metrics_logged,
-            on_names_known=partial(check_known_names, self._callbacks),
+            on_names_known=self._names_known,
             first_epoch=position.epoch,
             first_batch=position.batch,
         )
+
+    def _names_known(self, level: str, names: Sequence[str]) -> None:
+        check_known_names(self._callbacks, level, names)
+        self._run_log.names_known(level, names)
 
     def _raise_non_finite(self, output: StepOutput) -> None:
         current = self.logs["current"]

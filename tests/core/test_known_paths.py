@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlpug.callbacks import Callback, CheckpointManager, TestMetricsLogger, TrainingMetricsLogger
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.evaluation import MetricEvaluator
 from mlpug.testing import GradientDescent, LinearRegression, fake_trainer
 from mlpug.trainers import TrainingManager
@@ -167,3 +167,54 @@ def test_a_plain_dict_of_a_metric_has_the_names_that_it_has():
     looks = Looks("validation.dataset.f1.cat", "validation.dataset.f1.dog")
     train([OfClasses(), looks])
     assert looks.found == [[0.5, None]] * 16
+
+
+class WhatTheHostWrites(Callback):
+    """Stands for a host: its names are declared by their level only."""
+
+    def on_batch_training_completed(self, batch, logs):
+        logs["current"]["training"]["batch"]["loss"] = 0.5
+        logs["current"]["training"]["batch"]["loss_d"] = 0.5
+
+
+OPEN = {"logs_itself": ("training.batch",), "num_epochs": 1}
+
+
+@pytest.mark.parametrize("path", ["los", "losss", "lsos"])
+def test_a_slip_of_the_pen_where_the_host_may_write_anything_is_told_once(path):
+    looks = Looks(f"training.batch.{path}")
+    with pytest.warns(MlpugWarning, match=rf"'training.batch.{path}'.*Did you mean training.batch.loss\?") as told:
+        train([WhatTheHostWrites(), looks], **OPEN)
+    assert (len(told), looks.found) == (1, [[None]] * 8)
+
+
+@pytest.mark.parametrize("path", ["loss_g", "accuracy", "loss_1", "loss.more", "lo"])
+def test_other_names_may_yet_come_there(path):
+    looks = Looks(f"training.batch.{path}")
+    train([WhatTheHostWrites(), looks], **OPEN)
+    assert looks.found == [[None]] * 8
+
+
+def test_a_slip_of_the_pen_that_is_written_later_has_its_value():
+    class Later(WhatTheHostWrites):
+        def on_batch_training_completed(self, batch, logs):
+            super().on_batch_training_completed(batch, logs)
+            if logs["current"]["batch_step"] > 1:
+                logs["current"]["training"]["batch"]["los"] = 0.25
+
+    looks = Looks("training.batch.los")
+    with pytest.warns(MlpugWarning, match="nobody has written that path so far"):
+        train([Later(), looks], **OPEN)
+    assert looks.found == [[None]] * 5 + [[0.25], [None], [0.25]]
+
+
+def test_names_that_a_host_has_told_are_all_that_are_known_at_their_level():
+    looks = Looks("validation.dataset.anything")
+    model = LinearRegression(1)
+    trainer = fake_trainer(GradientDescent(model.parameters), model, logs_itself=("validation.dataset",))
+    trainer.set_training_model(model)
+    manager = TrainingManager(trainer, BATCHES, callbacks=[looks])
+    manager._run().on_names_known("validation.dataset", ["f1"])
+    assert manager.logs.at("validation.dataset.f1") is None
+    with pytest.raises(ConfigurationError, match=r"nobody writes that path.* Known are .*, validation.dataset.f1, "):
+        manager.start_training()

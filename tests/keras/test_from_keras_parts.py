@@ -24,7 +24,7 @@ from compiled_models import (
 )
 
 from mlpug.callbacks import Callback, CheckpointManager, TrainingMetricsLogger
-from mlpug.errors import ConfigurationError, DatasetError
+from mlpug.errors import ConfigurationError, DatasetError, MlpugWarning
 from mlpug.evaluation import MetricEvaluator
 from mlpug.trainers import TrainingManager
 
@@ -323,6 +323,31 @@ def test_what_fit_will_log_is_known_before(backend, make):
         ConfigurationError, match=r"validation.dataset.acuracy.*nobody writes.*validation.dataset.accuracy"
     ):
         TrainingManager(again, arrays(), callbacks=[misspelled])
+
+
+class Look(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_batch_training_completed(self, batch, logs):
+        assert logs.at(self.path) is None
+
+
+@pytest.mark.parametrize("path", ["training.batch.los", "training.batch.accuracy", "training.epoch.los"])
+def test_a_look_at_what_fit_doesnt_log_is_an_error(backend, path):
+    trainer = backend.mlp.trainers.DefaultTrainer.from_keras(sequential())
+    with pytest.raises(ConfigurationError, match=rf"logs.at\('{path}'\): nobody writes that path.* Known are "):
+        TrainingManager(trainer, arrays(), callbacks=[Look(path)]).start_training()
+
+
+def test_a_step_of_the_models_own_may_log_anything_and_a_slip_of_the_pen_is_told(backend):
+    def train(path):
+        trainer = backend.mlp.trainers.DefaultTrainer.from_keras(own_train_step())
+        TrainingManager(trainer, arrays(), callbacks=[Look(path)]).start_training()
+
+    train("training.batch.anything")
+    with pytest.warns(MlpugWarning, match=r"training.batch.los'.* mean training.batch.loss\?"):
+        train("training.batch.los")
 
 
 def test_a_learning_rate_with_a_schedule_is_read_and_not_set(backend):

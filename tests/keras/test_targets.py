@@ -111,7 +111,7 @@ def test_an_error_of_the_datas_own_arrives_as_it_was_raised(backend):
         def __iter__(self):
             raise raised
 
-    with pytest.raises(ValueError, match="^it did") as caught:
+    with pytest.raises(ValueError, match=r"^it did") as caught:
         start(backend, model_of(), Fails())
     assert caught.value is raised
 

@@ -110,3 +110,30 @@ def test_without_the_sanity_check_nobody_knows():
     wait = Wait("validation.dataset.loss")
     train(Logging(), wait, num_sanity_val_steps=0)
     assert wait.seen == [None]
+
+
+class Look(mlp.callbacks.Callback):
+    def __init__(self, path):
+        self.path, self.found = path, []
+
+    def on_batch_training_completed(self, batch, logs):
+        self.found.append(logs.at(self.path))
+
+
+def test_once_the_sanity_check_has_told_the_names_a_look_at_another_one_is_an_error():
+    looks = Look("validation.dataset.val_loss")
+    train(Logging(), looks)
+    assert looks.found == [None, None]
+    with pytest.raises(ConfigurationError, match=r"nobody writes .* Did you mean validation.dataset.val_loss\?"):
+        train(Logging(), Look("validation.dataset.val_los"))
+
+
+def test_where_there_is_no_validation_nobody_writes_what_it_would_log():
+    with pytest.raises(ConfigurationError, match="nobody writes that path"):
+        train(Silent(), Look("validation.dataset.val_loss"), val_dataloaders=None)
+
+
+def test_what_the_module_logs_in_a_step_may_have_any_name_and_a_slip_of_the_pen_is_told():
+    train(Silent(), Look("training.batch.anything"), val_dataloaders=None)
+    with pytest.warns(mlp.errors.MlpugWarning, match=r"training.batch.los'.* mean training.batch.loss\?"):
+        train(Silent(), Look("training.batch.los"), val_dataloaders=None)
