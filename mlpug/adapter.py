@@ -7,7 +7,7 @@ smallest complete example, and ``tests/contract`` is what every adapter has to p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +47,17 @@ class Clipping:
 
     norm: float | None = None  # its L2 norm over all weights is scaled down to this where it is larger
     value: float | None = None  # each of its numbers is moved into [-value, value]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Something of the script's that a run changes, and what a checkpoint has of it beside weights and variables."""
+
+    name: str  # as messages call it
+    value: Any  # a model, a part of one, a callback, what is trained on; looked into where its class is a script's own
+    cure: str  # what keeps an attribute of it, in a message after "by"
+    is_kept: bool = False  # all that it holds: a hook of its class sees to that
+    kept: Container[str] = frozenset()  # attributes that are, or that are the host's
 
 
 @runtime_checkable
@@ -157,6 +168,12 @@ class Adapter(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave, before `fit`, or raise `CheckpointMismatchError` and change nothing."""
+
+    def holders(self) -> Iterable[Holder]:
+        """Models, their parts, native callbacks, and data that the host draws: when training has started.
+
+        What is reached by two of them is of the first.
+        """
 
     def learning_rates(self) -> Mapping[str, float]:
         """The learning rate of each optimizer, by the optimizer's name."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpug.adapter import Clipping, DataOptions, Process, Run, StepOutput
+from mlpug.adapter import Clipping, DataOptions, Holder, Process, Run, StepOutput
 from mlpug.chunks import Group
 from mlpug.errors import ConfigurationError
 from mlpug.joining import joined_batches
@@ -234,6 +234,12 @@ class FakeAdapter:
                 parameter[...] = saved[key]
         for name, optimizer in self._optimizers.items():
             optimizer.learning_rate = state["optimizers"][name]["learning_rate"]
+
+    def holders(self) -> list[Holder]:
+        """The training model and the components."""
+        models = [self._training_model, *self._model_components.values()]
+        kept = {"parameters", "gradients"}
+        return [Holder(type(model).__name__, model, "its parameters", kept=kept) for model in models]
 
     def learning_rates(self) -> dict[str, float]:
         """The learning rate of each optimizer."""

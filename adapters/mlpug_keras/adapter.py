@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 
-from mlpug.adapter import DataOptions, Process, Run, StepOutput
+from mlpug.adapter import DataOptions, Holder, Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import counted
@@ -19,6 +19,7 @@ from mlpug_keras.bridge import Callbacks, Feed, Placeholders
 from mlpug_keras.components import component_state
 from mlpug_keras.devices import check_no_scope, check_one_device
 from mlpug_keras.held_variables import HeldVariables, arrays_of, assign, warn_of_untold
+from mlpug_keras.holders import holders_of_layers
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.model import TrainingModel
 from mlpug_keras.native_callbacks import (
@@ -231,6 +232,10 @@ class KerasAdapter:
         if _is_built(model):
             self._optimizers.build(model)
             self._load_weights()
+
+    def holders(self) -> Iterator[Holder]:
+        """The training model, the components and their layers; what Keras's callbacks have changed is kept."""
+        return holders_of_layers(self._model.training_model, *self._model_components.values())
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer now, by its schedule if it has one."""

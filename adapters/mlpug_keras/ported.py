@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import GeneratorType
@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from mlpug.adapter import DataOptions, Process, Run, StepOutput
+from mlpug.adapter import DataOptions, Holder, Process, Run, StepOutput
 from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import ConfigurationError, DatasetError
 from mlpug.model_checkpoint import check_is_whole
@@ -29,6 +29,7 @@ from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.fit_step import FitStep, Step, host
 from mlpug_keras.fit_validation import Validation, Validations
 from mlpug_keras.held_variables import warn_of_untold
+from mlpug_keras.holders import holder_of_data, holders_of_layers
 from mlpug_keras.host import unchanged_errors
 from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
@@ -273,6 +274,12 @@ class PortedAdapter:
         self._natives_to_load = state["keras"]
         if self._draws is not None and state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
             self._draws.go_on_after_native(state["run"]["completed_epochs"])
+
+    def holders(self) -> Iterator[Holder]:
+        """The model and its layers, and data that ``fit`` draws; what Keras's callbacks have changed is kept."""
+        yield from holders_of_layers(self._model)
+        if self._draws is not None:
+            yield holder_of_data(self._draws.dataset)
 
     def learning_rates(self) -> dict[str, float]:
         """That of the optimizer now, by its schedule if it has one; none of a model that has no optimizer."""

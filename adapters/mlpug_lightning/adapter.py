@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
-from mlpug.adapter import DataOptions, Run, StepOutput
+from mlpug.adapter import DataOptions, Holder, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.step_output import as_step_output
@@ -17,6 +17,7 @@ from mlpug.validation import known_length
 from mlpug_lightning.batches import Batches, WholeLoader, to_device
 from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
+from mlpug_lightning.holders import holders_of_callbacks, holders_of_modules
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.loggers import LoggerFeed
 from mlpug_lightning.module import TrainingModule
@@ -223,6 +224,11 @@ class LightningAdapter(OnLightning):
         for name, optimizer in self._optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
         self._resumed = state["lightning"]
+
+    def holders(self) -> Iterator[Holder]:
+        """The training model, the components and what is in them; Lightning's callbacks."""
+        yield from holders_of_modules(self._training_model, *self._model_components.values())
+        yield from holders_of_callbacks(self._trainer)
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group."""

@@ -16,7 +16,7 @@ def kept_by_module(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
 
     What it changes of Lightning's own part isn't kept: a resumed run has that part from mlpug.
     """
-    if not _overrides(module, "on_save_checkpoint") and not _overrides(module, "on_load_checkpoint"):
+    if not overrides(module, "on_save_checkpoint") and not overrides(module, "on_load_checkpoint"):
         return {"added": {}, "loops": {}}
     original, added = module.on_save_checkpoint, {}
 
@@ -48,5 +48,6 @@ def checkpoint_to_load(trainer: pl.Trainer, module: Any, state: Mapping[str, Any
     }
 
 
-def _overrides(module: Any, hook: str) -> bool:
+def overrides(module: Any, hook: str) -> bool:
+    """Whether a module has a hook of its own."""
     return hook in vars(module) or getattr(type(module), hook) is not getattr(pl.LightningModule, hook)

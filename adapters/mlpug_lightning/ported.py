@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from mlpug.adapter import DataOptions, Run, StepOutput
+from mlpug.adapter import DataOptions, Holder, Run, StepOutput
 from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
@@ -16,6 +16,7 @@ from mlpug.stop_iteration import unwrapped
 from mlpug_lightning.adapter import Native
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
+from mlpug_lightning.holders import holders_of_run
 from mlpug_lightning.host import check_is_ours, pl, replaced, running
 from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_if_not_resumable
@@ -294,6 +295,10 @@ class PortedAdapter(OnLightning):
                 "the weights alone, by mlp.load_model_checkpoint(path)."
             )
         self._resumed = Resumed(self._trainer, self._module, state)
+
+    def holders(self) -> Iterator[Holder]:
+        """The module and what is in it, the data, and Lightning's callbacks."""
+        return holders_of_run(self._trainer, self._module)
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group; none before training starts."""

@@ -52,6 +52,7 @@ def reachable(
     is_wanted: Callable[[type], bool],
     is_left_out: Callable[[type], bool] | None = None,
     most: int = MAX_OBJECTS,
+    most_items: int = sys.maxsize,
 ) -> Reached:
     """What is wanted of all that can be reached, by the steps that lead to it.
 
@@ -60,12 +61,13 @@ def reachable(
         is_wanted: whether objects of this type are; they are not looked into.
         is_left_out: whether objects of this type aren't looked into.
         most: how many objects to look into.
+        most_items: containers of more aren't looked into.
 
     >>> noise = types.SimpleNamespace(scales=[1, 0.5], source={"own": np.random.default_rng(0)})
     >>> reachable(noise, lambda kind: issubclass(kind, np.random.Generator)).found
     {('.source', "['own']"): Generator(PCG64) at 0x...}
     """
-    return _Walk(is_wanted, is_left_out or (lambda _: False)).through(root, most)
+    return _Walk(is_wanted, is_left_out or (lambda _: False), most_items).through(root, most)
 
 
 def resolve(root: Any, steps: Steps) -> Any:
@@ -96,7 +98,8 @@ class _Answers(dict[type, bool]):
 class _Walk:
     """One walk, from the nearest to the farthest."""
 
-    def __init__(self, is_wanted: Callable[[type], bool], is_left_out: Callable[[type], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[type], bool], is_left_out: Callable[[type], bool], most_items: int) -> None:
+        self._most_items = most_items
         self._is_wanted = _Answers(is_wanted)
         self._is_closed = _Answers(lambda kind: is_left_out(kind) or _is_closed(kind))
         self._seen: dict[int, Any] = {}  # holds what it has seen, or an id could come again
@@ -135,7 +138,9 @@ class _Walk:
             self._waiting.append((steps, value))
 
     def _has_only_plain(self, container: Any) -> bool:
-        """Whether a large container holds nothing to look into: a list of a million names is done in 0.1 s."""
+        """Whether a container holds nothing to look into: a list of a million names is done in 0.1 s."""
+        if len(container) > self._most_items:
+            return True
         if len(container) < _MANY:
             return False
         values: Iterable[Any] = [container]
@@ -186,14 +191,14 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield ".fget", value.fget
     elif isinstance(value, (staticmethod, classmethod)):
         yield ".__func__", value.__func__
-    yield from _attributes(value)
+    yield from attributes_of(value)
 
 
 def _has_lasting_name(key: Any) -> bool:
     return type(key) in _PLAIN or isinstance(key, tuple)
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
     """Those that an object has of its own, in a dict or in slots."""
     try:
         own = object.__getattribute__(value, "__dict__")
@@ -218,7 +223,7 @@ def _in_slots(kind: type, value: Any) -> Iterator[tuple[str, Any]]:
 def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
     """What a class of the script's has: values that its objects share, and methods, which may name globals."""
     for each in kind.__mro__:
-        if not _is_of_library(each.__module__):
+        if not is_of_library(each.__module__):
             yield from ((f".{name}", item) for name, item in vars(each).items() if name not in _OF_CLASSES)
 
 
@@ -234,14 +239,14 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             continue
     yield from ((f".__defaults__[{index}]", item) for index, item in enumerate(function.__defaults__ or ()))
     yield from ((f".{name}", item) for name, item in (function.__kwdefaults__ or {}).items())
-    if _is_of_library(function.__module__):
+    if is_of_library(function.__module__):
         return
     names = list(_names_in(function.__code__))
     for name in names:
         item = function.__globals__.get(name)
         if not isinstance(item, types.ModuleType):
             yield f".{name}", item
-        elif not _is_of_library(item.__name__):
+        elif not is_of_library(item.__name__):
             yield from ((f".{name}.{within}", vars(item)[within]) for within in names if within in vars(item))
 
 
@@ -253,7 +258,7 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 
 @cache
-def _is_of_library(module: str | None) -> bool:
+def is_of_library(module: str | None) -> bool:
     """Whether it is installed, or built into Python: what it keeps in globals isn't the script's."""
     if module is None:
         return True

@@ -48,6 +48,7 @@ class Rest:
         """Every callback has heard that training starts: a resumed run takes its state from here."""
         self._state.restore()
         if self._hooks:
+            self._state.watch()
             self._state.mark()
         self._is_running = True
         self._on_started()
