@@ -166,8 +166,12 @@ class Adapter(Protocol):
         that the next batch changes.
         """
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave, before `fit`, or raise `CheckpointMismatchError` and change nothing."""
+    def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
+        """Take back what `state` gave, before `fit`, or raise `CheckpointMismatchError` and change nothing.
+
+        Learning rates and the other settings of optimizers stay the script's where `optimizer_settings` is "script"; by
+        "checkpoint" they are what they were. A warning names what the script sets otherwise than the one that wrote it.
+        """
 
     def holders(self) -> Iterable[Holder]:
         """Models, their parts, native callbacks, and data that the host draws: when training has started.

@@ -18,6 +18,7 @@ from mlpug.chunks import Group
 from mlpug.errors import ConfigurationError
 from mlpug.joining import joined_batches
 from mlpug.model_checkpoint import check_fits, check_names
+from mlpug.optimizer_settings import CHECKPOINT, CONFIGURED, Settings, warn_of_other_settings
 from mlpug.step_output import as_step_output, check_losses, joined_outputs
 from mlpug.trainers.default_trainer import DefaultTrainer, named
 from mlpug.trees import map_leaves
@@ -108,6 +109,8 @@ class FakeAdapter:
         self._model_components = dict(model_components)
         self._training_model: Any = None
         self._stop = False
+        self._configured = self._settings()  # when training started
+        self._is_resumed = False
 
     @property
     def process(self) -> Process:
@@ -128,6 +131,9 @@ class FakeAdapter:
     def fit(self, run: Run) -> None:
         """Train."""
         self._stop = False
+        if not self._is_resumed:
+            self._configured = self._settings()
+        self._is_resumed = False
         _tell(run, "training_started", run.num_batches_per_epoch)
         for epoch in range(run.first_epoch, run.num_epochs):
             if self._stop:
@@ -215,13 +221,18 @@ class FakeAdapter:
     def state(self) -> dict[str, Any]:
         """Parameters, also those of no component, and learning rates."""
         optimizers = {
-            name: {"learning_rate": optimizer.learning_rate, "parameters": dict(optimizer.parameters)}
+            name: {
+                "learning_rate": optimizer.learning_rate,
+                "parameters": dict(optimizer.parameters),
+                CONFIGURED: self._configured[name],
+            }
             for name, optimizer in self._optimizers.items()
         }
         return {"model": self.model_state(), "optimizers": optimizers}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """Take them back, in place, when all of them fit."""
+        self._configured, self._is_resumed = self._settings(), True
         check_names("model components", self._model_components, state["model"])
         check_names("optimizers", self._optimizers, state["optimizers"])
         groups = [(name, part.parameters, state["model"][name]) for name, part in self._model_components.items()]
@@ -232,8 +243,13 @@ class FakeAdapter:
         for _, parameters, saved in groups:
             for key, parameter in parameters.items():
                 parameter[...] = saved[key]
-        for name, optimizer in self._optimizers.items():
-            optimizer.learning_rate = state["optimizers"][name]["learning_rate"]
+        if optimizer_settings == CHECKPOINT:
+            for name, optimizer in self._optimizers.items():
+                optimizer.learning_rate = state["optimizers"][name]["learning_rate"]
+        warn_of_other_settings(state["optimizers"], self._configured, self._settings(), optimizer_settings)
+
+    def _settings(self) -> dict[str, Settings]:
+        return {name: {"learning_rate": optimizer.learning_rate} for name, optimizer in self._optimizers.items()}
 
     def holders(self) -> list[Holder]:
         """The training model and the components."""

@@ -12,6 +12,7 @@ import keras
 from mlpug.adapter import DataOptions, Holder, Process, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
+from mlpug.optimizer_settings import CHECKPOINT
 from mlpug.step_output import counted
 from mlpug.stop_iteration import unwrapped
 from mlpug_keras.batches import to_host
@@ -32,6 +33,7 @@ from mlpug_keras.native_callbacks import (
 )
 from mlpug_keras.optimizers import Optimizers
 from mlpug_keras.precision import computes_in_float16, set_precision
+from mlpug_keras.settings import ScriptSettings
 from mlpug_keras.signature import accepted
 from mlpug_keras.state import (
     NativeState,
@@ -84,6 +86,8 @@ class KerasAdapter:
         self._trained = TrainedWeights()
         self._weights_to_load: dict[str, Any] | None = None
         self._natives_to_load: dict[str, Any] | None = None
+        self._script = ScriptSettings({})
+        self._optimizer_settings = CHECKPOINT  # whose, of a resumed run
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
         self._check_devices([*optimizers.values(), *_layers(model_components.values())])
@@ -150,6 +154,8 @@ class KerasAdapter:
         )
         callbacks = Callbacks(model, model.latest, run, feed, self._load_natives, self._cut_short)
         self._is_stopped, self._at_cut = False, None
+        if self._natives_to_load is None:
+            self._script = ScriptSettings(dict(self._optimizers.items()))
         self._natives.begin(run.listeners)
         model.evaluate_settings = run.evaluate_settings
         model.on_non_finite = run.on_non_finite
@@ -204,7 +210,10 @@ class KerasAdapter:
         """Weights and seeds, the optimizer, and what Keras's own callbacks remember."""
         check_is_whole(self._model.latest.is_updating)
         instead = self._trained.arrays()
-        optimizers = {name: optimizer_state(optimizer, instead) for name, optimizer in self._optimizers.items()}
+        optimizers = {
+            name: self._script.added_to(optimizer_state(optimizer, instead), name, optimizer)
+            for name, optimizer in self._optimizers.items()
+        }
         weights = model_state(self._model.training_model, self._model_components, instead)
         natives = self._natives_to_load or self._at_cut or self._native_state()
         held = arrays_of(self._held().all())
@@ -224,8 +233,10 @@ class KerasAdapter:
         self._at_cut = self._native_state()
         return not self._is_stopped
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """At once where everything is built; else when the first batch has built it."""
+        self._script = ScriptSettings(dict(self._optimizers.items()))
+        self._optimizer_settings = optimizer_settings
         self._weights_to_load = state
         self._natives_to_load = state["keras"]
         model = self._model
@@ -280,6 +291,7 @@ class KerasAdapter:
         load_model_state(self._model.training_model, self._model_components, state)
         for name, optimizer in self._optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
+        self._script.load(dict(self._optimizers.items()), state["optimizers"], self._optimizer_settings)
         assign(self._held().all(), state.get("held", {}), "the training model")
 
     def _held(self) -> HeldVariables:

@@ -102,6 +102,8 @@ class PortedAdapter:
         step, draws = self._step, self._draws
         if metric_names(self._model) is not None:  # else a step of the model's own tells what it likes
             run.on_names_known("training.batch", ["loss"])
+        if self._natives_to_load is None:
+            self._state.note_settings()
         self._is_stopped, self._at_cut = False, None
         self._natives.begin(run.listeners)
         self._feed = feed = FitFeed(step.latest, run, self._accept, Step.concatenate, lambda: self._is_stopped)
@@ -214,6 +216,7 @@ class PortedAdapter:
     def attach(self, run: Run) -> FitStep:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
         self._natives.begin(run.listeners)
+        self._state.note_settings()
         return self._step
 
     def beside_fit(
@@ -265,10 +268,10 @@ class PortedAdapter:
             "validations": self._validations.get_state() | {"names": sorted(self._of_validation)},
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """At once: what isn't built yet is built first."""
         with unchanged_errors():
-            self._step.logs = self._state.load(state)
+            self._step.logs = self._state.load(state, optimizer_settings)
         self._validations.set_state(state["validations"])
         self._of_validation.update(state["validations"]["names"])
         self._natives_to_load = state["keras"]

@@ -17,6 +17,7 @@ from mlpug_keras.compiled_model import is_built
 from mlpug_keras.fit_step import host
 from mlpug_keras.held_variables import HeldVariables, arrays_of, assign
 from mlpug_keras.optimized import build_optimizer, optimized_paths
+from mlpug_keras.settings import ScriptSettings
 from mlpug_keras.state import (
     check_optimizers,
     held_variables,
@@ -34,7 +35,12 @@ class PortedState:
         self._model = model
         self._batch: Any = None  # what a batch is like, by which a resumed run builds the model
         self._metrics_to_load: list[Any] = []
+        self._script = ScriptSettings({})
         self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
+
+    def note_settings(self) -> None:
+        """Training starts: the optimizers are set as the script has set them."""
+        self._script = ScriptSettings(self._optimizers())
 
     def see(self, batch: Any) -> None:
         """Note what batches are like."""
@@ -66,7 +72,10 @@ class PortedState:
         optimizers = self._optimizers()
         return {
             **model_state(self._model, {"model": self._model}, instead),
-            "optimizers": {name: optimizer_state(optimizer, instead) for name, optimizer in optimizers.items()},
+            "optimizers": {
+                name: self._script.added_to(optimizer_state(each, instead), name, each)
+                for name, each in optimizers.items()
+            },
             "from_keras": {
                 "batch": to_plain(self._batch),
                 "optimized": {name: optimized_paths(self._model, each) for name, each in optimizers.items()},
@@ -77,8 +86,12 @@ class PortedState:
             },
         }
 
-    def load(self, state: Mapping[str, Any]) -> dict[str, Any]:
+    def load(self, state: Mapping[str, Any], optimizer_settings: str) -> dict[str, Any]:
         """Give it back, and return the logs; metrics get theirs when the epoch begins.
+
+        Args:
+            state: what `get` gave, and more.
+            optimizer_settings: whose, see `Adapter.load_state`.
 
         Raises:
             CheckpointMismatchError: it is of another model or optimizer, or of a trainer that from_keras didn't make.
@@ -87,6 +100,7 @@ class PortedState:
             raise CheckpointMismatchError(
                 "The checkpoint is of a trainer that wasn't made by from_keras: make this one as that one was made."
             )
+        self.note_settings()
         own = state["from_keras"]
         self._build(state["optimizers"], from_plain(own["batch"]), own.get("optimized", {}))
         optimizers = self._known_to(state)
@@ -102,6 +116,7 @@ class PortedState:
         load_model_state(self._model, {"model": self._model}, state)
         for name, optimizer in optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
+        self._script.load(optimizers, state["optimizers"], optimizer_settings)
         assign(self.held().variables, own.get("held", {}), "the model")
         self._batch, self._metrics_to_load = from_plain(own["batch"]), metrics
         host.set_seed(own["seed"])

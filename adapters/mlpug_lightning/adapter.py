@@ -11,6 +11,7 @@ import torch
 from mlpug.adapter import DataOptions, Holder, Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.model_checkpoint import check_is_whole
+from mlpug.optimizer_settings import SCRIPT
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
@@ -29,6 +30,7 @@ from mlpug_lightning.native_callbacks import (
     warn_if_not_resumable,
 )
 from mlpug_lightning.on_lightning import OnLightning
+from mlpug_lightning.settings import ScriptSettings
 from mlpug_lightning.state import (
     check_optimizers,
     load_model_state,
@@ -87,6 +89,7 @@ class LightningAdapter(OnLightning):
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
         self._has_warned = False
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
+        self._script = ScriptSettings({})
 
     @property
     def native(self) -> Native:
@@ -152,6 +155,7 @@ class LightningAdapter(OnLightning):
         """Let Lightning count on from where it is, or from where the resumed run was: what restores its callbacks."""
         self._first_epoch = self._trainer.current_epoch
         if self._resumed is None:
+            self._script = ScriptSettings(self._optimizers)
             return []
         state, self._resumed = self._resumed, None
         self._first_epoch = state["loops"]["first_epoch"]
@@ -198,7 +202,10 @@ class LightningAdapter(OnLightning):
         return {
             "model": self.model_state(),
             "training_model": remaining_state(module.training_model, self._model_components),
-            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers.items()},
+            "optimizers": {
+                name: self._script.added_to(optimizer_state(optimizer), name)
+                for name, optimizer in self._optimizers.items()
+            },
             "lightning": self._at_cut or self._host_state(),
         }
 
@@ -216,13 +223,18 @@ class LightningAdapter(OnLightning):
             trainer: Any = self._trainer
             trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """Weights and optimizers at once; Lightning and its callbacks when it starts."""
         assert self._training_model is not None
+        self._script = ScriptSettings(self._optimizers)
         check_optimizers(self._optimizers, state["optimizers"])
         load_model_state(self._training_model, self._model_components, state)
         for name, optimizer in self._optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
+        if optimizer_settings == SCRIPT:
+            self._script.put_back(self._optimizers)
+        if self.process.rank == 0:
+            self._script.tell(self._optimizers, state["optimizers"], optimizer_settings)
         self._resumed = state["lightning"]
 
     def holders(self) -> Iterator[Holder]:

@@ -41,6 +41,7 @@ from mlpug_lightning.ported_resuming import Resumed
 from mlpug_lightning.ported_state import host_state
 from mlpug_lightning.ported_trainer import LentTrainer
 from mlpug_lightning.ported_validation import BeforeValidation
+from mlpug_lightning.settings import ScriptSettings
 from mlpug_lightning.sharding import no_checkpoints
 from mlpug_lightning.state import optimizer_state
 
@@ -80,6 +81,7 @@ class PortedAdapter(OnLightning):
         self._is_attached = False  # to a ``fit`` that somebody else calls
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
         self._lent: LentTrainer | None = None  # while it runs
+        self._script = ScriptSettings({})
 
     @property
     def native(self) -> Native:
@@ -154,6 +156,7 @@ class PortedAdapter(OnLightning):
         leading, settling = self._first_and_last(run, on_started=lambda: None, on_epoch_told=lambda: None)
         return [
             leading,
+            AtFitStart(self._optimizers_made),
             EpochMetrics(run, self._latest),
             *as_native_callbacks(run.listeners[:-1], self._latest),
             settling,
@@ -169,11 +172,13 @@ class PortedAdapter(OnLightning):
             run, partial(self._training_started, run), on_epoch_told=self._lent.tell_all
         )
         resumed = self._resumed
-        first = [leading] if resumed is None else [leading, AtFitStart(resumed.before_hooks)]
+        first = [leading, AtFitStart(self._optimizers_made)]
+        if resumed is not None:
+            first.append(AtFitStart(resumed.before_hooks))
         last: list[Any] = [settling]
         if resumed is not None:
             last = [
-                AtFitStart(lambda: resumed.after_hooks(self._optimizers())),
+                AtFitStart(lambda: resumed.after_hooks(self._optimizers(), self._script)),
                 AtTrainStart(resumed.accumulate_on),
                 settling,
             ]
@@ -198,6 +203,12 @@ class PortedAdapter(OnLightning):
             keeps=run.listeners[-1].is_asked_for,  # else nobody takes a state, also not after an error
         )
         return self._leading, self._settling
+
+    def _optimizers_made(self) -> None:
+        """Nobody has heard of the start of ``fit``: the optimizers are as `configure_optimizers` has made them."""
+        goes_on = self._resumed is not None and self._resumed.takes_script_settings
+        schedulers = [config.scheduler for config in self._trainer.lr_scheduler_configs] if goes_on else []
+        self._script = ScriptSettings(self._optimizers(), schedulers)
 
     def _goes_on(self) -> bool:
         """Before each batch is asked for, when Lightning is done with the one before."""
@@ -255,7 +266,7 @@ class PortedAdapter(OnLightning):
         """Callbacks and the module have heard that training starts; the strategy is the last."""
         type(strategy).on_train_start(strategy)
         if self._resumed is not None:
-            self._resumed.after_start(self._optimizers())
+            self._resumed.after_start(self._optimizers(), self._script)
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
         """What `validation_step` returns for one batch; what it logs isn't."""
@@ -273,7 +284,10 @@ class PortedAdapter(OnLightning):
         self._has_warned = self._has_warned or warn_if_not_resumable(trainer.callbacks)
         return {
             "model": self.model_state(),
-            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self._optimizers().items()},
+            "optimizers": {
+                name: self._script.added_to(optimizer_state(optimizer), name)
+                for name, optimizer in self._optimizers().items()
+            },
             "gradients": gradients_state(trainer, self._module),
             "lightning": self._at_cut or self._host_state(),
         }
@@ -286,7 +300,7 @@ class PortedAdapter(OnLightning):
             "before_validation": None if is_settled else self._before_validation.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """Keep it until Lightning has made what it belongs to."""
         check_names("model components", ["model"], state["model"])
         if "results" not in state["lightning"]:
@@ -294,7 +308,7 @@ class PortedAdapter(OnLightning):
                 "The checkpoint is of a DefaultTrainer with a training model, not of one made by from_lightning: load "
                 "the weights alone, by mlp.load_model_checkpoint(path)."
             )
-        self._resumed = Resumed(self._trainer, self._module, state)
+        self._resumed = Resumed(self._trainer, self._module, state, optimizer_settings)
 
     def holders(self) -> Iterator[Holder]:
         """The module and what is in it, the data, and Lightning's callbacks."""

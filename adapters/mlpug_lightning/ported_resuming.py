@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mlpug.optimizer_settings import SCRIPT
 from mlpug_lightning.components import load_component_state
 from mlpug_lightning.host import pl
 from mlpug_lightning.native_callbacks import check_resumable
@@ -20,6 +21,7 @@ from mlpug_lightning.ported_state import (
     start_counting,
 )
 from mlpug_lightning.ported_validation import BeforeValidation
+from mlpug_lightning.settings import ScriptSettings
 from mlpug_lightning.state import check_optimizers, load_optimizer_state
 
 
@@ -30,20 +32,30 @@ class Resumed:
         trainer: Lightning's.
         module: the user's.
         state: what the adapter's `state` gave.
+        optimizer_settings: whose.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
+    def __init__(
+        self, trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any], optimizer_settings: str
+    ) -> None:
         self._trainer = trainer
         self._module = module
         self._state = state
         self._host: Mapping[str, Any] = state["lightning"]
         self._is_within_an_epoch = False
+        self._optimizer_settings = optimizer_settings
+        self._has_told = trainer.global_rank > 0
 
     @property
     def first_epoch(self) -> int:
         """Of mlpug's training, as Lightning counts."""
         epoch: int = self._host["loops"]["first_epoch"]
         return epoch
+
+    @property
+    def takes_script_settings(self) -> bool:
+        """Whether optimizers go on with the settings of this script, and not with those of the checkpoint."""
+        return self._optimizer_settings == SCRIPT
 
     def start_counting(self, num_epochs: int, num_batches: int, data: LightningData) -> None:
         """Before ``fit``: so many epochs are done, and so many batches of the next."""
@@ -65,7 +77,7 @@ class Resumed:
         self.load_weights()
         load_before_hooks(self._trainer, self._module, self._state)
 
-    def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer], script: ScriptSettings) -> None:
         """When everybody has heard of it: the optimizers are those that will train."""
         frozen = set(self._host["frozen"])
         for name, parameter in self._module.named_parameters():
@@ -74,13 +86,18 @@ class Resumed:
         check_optimizers(optimizers, self._state["optimizers"])
         for name, optimizer in optimizers.items():
             load_optimizer_state(optimizer, self._state["optimizers"][name])
-        load_schedules(self._trainer, self._host)
+        if self.takes_script_settings:
+            script.put_back(optimizers)
+        load_schedules(self._trainer, self._host, script if self.takes_script_settings else None)
+        if not self._has_told:
+            self._has_told = True
+            script.tell(optimizers, self._state["optimizers"], self._optimizer_settings)
 
-    def after_start(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    def after_start(self, optimizers: Mapping[str, torch.optim.Optimizer], script: ScriptSettings) -> None:
         """When every hook at the start of training was called, the module's own last: give it all back once more."""
         self.load_weights()
         load_after_hooks(self._trainer, self._module, self._state)
-        self.after_hooks(optimizers)
+        self.after_hooks(optimizers, script)
         load_gradients(self._module, self._state["gradients"])
 
     def accumulate_on(self) -> None:

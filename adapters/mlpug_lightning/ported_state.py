@@ -14,6 +14,7 @@ from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
 from mlpug_lightning.checkpoint_hooks import checkpoint_to_load, kept_by_module
 from mlpug_lightning.host import mid_evaluation, new_result, pl
+from mlpug_lightning.settings import ScriptSettings
 from mlpug_lightning.state import load_native_state, loop_state, native_state, start_loops_at
 
 _SHOWN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")  # of the logger connector
@@ -99,8 +100,8 @@ def load_after_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Map
     _load_metrics(module, state)
 
 
-def load_schedules(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """The learning-rate schedulers, once they are there."""
+def load_schedules(trainer: pl.Trainer, state: Mapping[str, Any], script: ScriptSettings | None) -> None:
+    """The learning-rate schedulers, once they are there; with the script's own rates where its settings are given."""
     schedules = from_plain(state["schedules"], leaf_from_plain)
     configs = trainer.lr_scheduler_configs
     if len(schedules) != len(configs):
@@ -108,6 +109,9 @@ def load_schedules(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
             f"The checkpoint has {len(schedules)} learning-rate schedulers, and configure_optimizers gives "
             f"{len(configs)}: give as many, or start anew from the weights, by mlp.load_model_checkpoint(path)."
         )
+    if script is not None:
+        script.go_on([config.scheduler for config in configs], schedules)
+        return
     for config, schedule in zip(configs, schedules, strict=True):
         config.scheduler.load_state_dict(schedule)
 

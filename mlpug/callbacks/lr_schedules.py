@@ -12,6 +12,7 @@ from mlpug.callbacks.callback import Callback
 from mlpug.callbacks.checkpoint_schedule import metric_value
 from mlpug.errors import ConfigurationError
 from mlpug.logs import Logs
+from mlpug.optimizer_settings import SCRIPT
 from mlpug.plain import from_plain, to_plain
 
 if TYPE_CHECKING:
@@ -113,9 +114,10 @@ class LRSchedulerWrapper(Callback):
         """Go on from there."""
         self._num_steps, self._is_pending = state["num_steps"], state["is_pending"]
         self._pending_metric = state["metric"]
+        is_script = self.manager.resume_optimizer_settings == SCRIPT
         for name, schedule in self._schedules.items():
             if name in state["schedules"]:
-                schedule.set_state(state["schedules"][name], self._num_steps)
+                schedule.set_state(state["schedules"][name], self._num_steps, is_script)
 
     def on_training_start(self, logs: Logs) -> None:
         """The rates of the first step."""
@@ -183,8 +185,8 @@ class Schedule(Protocol):
     def get_state(self) -> Any:
         """As plain data."""
 
-    def set_state(self, state: Any, number: int) -> None:
-        """Take it back, after so many steps."""
+    def set_state(self, state: Any, number: int, is_script: bool) -> None:
+        """Take it back, after so many steps; with the script's rates, or with those of the state."""
 
 
 class _Rates:
@@ -212,8 +214,9 @@ class _Rates:
     def get_state(self) -> Any:
         return {"own_rate": self._own_rate}
 
-    def set_state(self, state: Any, number: int) -> None:
-        self._own_rate = state["own_rate"]
+    def set_state(self, state: Any, number: int, is_script: bool) -> None:
+        if not is_script:
+            self._own_rate = state["own_rate"]
         self.step(number, None)
 
 
@@ -250,9 +253,15 @@ class _Stepping:
     def get_state(self) -> Any:
         return to_plain(self._scheduler.state_dict(), path=("scheduler",))
 
-    def set_state(self, state: Any, number: int) -> None:
-        self._scheduler.load_state_dict(from_plain(state))
+    def set_state(self, state: Any, number: int, is_script: bool) -> None:
         self._is_resumed = True
+        if is_script and not self.goes_by_metric:
+            # How most of torch's get to their rate after so many steps; what they remember holds the old rates.
+            for _ in range(number):
+                self.step(number, None)
+                self._is_resumed = True
+        else:
+            self._scheduler.load_state_dict(from_plain(state))
 
 
 def _schedule_of(scheduler: Any) -> Schedule:

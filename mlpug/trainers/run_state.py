@@ -118,15 +118,20 @@ class RunState:
             ),
         }
 
-    def load(self, state: dict[str, Any], name: str) -> None:
+    def load(self, state: dict[str, Any], name: str, optimizer_settings: str) -> None:
         """Take the state of an earlier run; callbacks and logs get theirs when training has started.
+
+        Args:
+            state: what `get` gave.
+            name: what messages call it.
+            optimizer_settings: whose, see `Adapter.load_state`.
 
         Raises:
             CheckpointMismatchError: the state is of another kind of run; nothing has changed.
         """
         try:
             self._check_kinds(state, name)
-            self._load(state, name)
+            self._load(state, name, optimizer_settings)
         except KeyError as error:
             raise CheckpointMismatchError(
                 f"{name} has no {error.args[0]!r}, which a training checkpoint has: it was changed after it was saved, "
@@ -156,14 +161,14 @@ class RunState:
                 "something else than mlpug has made it. Resume from another one."
             )
 
-    def _load(self, state: dict[str, Any], name: str) -> None:
+    def _load(self, state: dict[str, Any], name: str, optimizer_settings: str) -> None:
         self._check(state, name)
         here = state["processes"][self._adapter.process.rank]
         random, data = here["random"], here["data"]
         for needed_later in ("logs", "callbacks"):
             if needed_later not in state:
                 raise KeyError(needed_later)
-        self._adapter.load_state(state)
+        self._adapter.load_state(state, optimizer_settings)
         self._run_log.set_state(state["run"])
         self._random = random_states.from_plain(random)
         self._epochs.load_state(data, self._random)

@@ -17,6 +17,7 @@ from mlpug.errors import ConfigurationError, MlpugError, MlpugWarning, NonFinite
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
 from mlpug.tracebacks import shorten
+from mlpug.optimizer_settings import CHECKPOINT, check_source
 from mlpug.trainers.callback_list import check_known_names, checked_callbacks
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.dispatch import CallbackErrors, CallbackGroup
@@ -120,6 +121,7 @@ class TrainingManager:
         self._signals = Signals(self._interrupt)
         self._is_started = False
         self._interrupted = False
+        self.resume_optimizer_settings = CHECKPOINT  # schedulers ask for it
 
     @property
     def logs(self) -> Logs:
@@ -153,7 +155,7 @@ class TrainingManager:
         """End training after what is under way: the batch, or the end of the epoch."""
         self.trainer.adapter.stop()
 
-    def start_training(self, resume_from: PathLike | None = None) -> None:
+    def start_training(self, resume_from: PathLike | None = None, resume_optimizer_settings: str = CHECKPOINT) -> None:
         """Train until all epochs are done, somebody stops it, or an exception ends it.
 
         Ctrl-C lets the batch finish, tells every callback, and returns; pressed twice it raises KeyboardInterrupt at
@@ -163,6 +165,9 @@ class TrainingManager:
             resume_from: a training checkpoint: training goes on from there as if it had never stopped. ``"auto"``: the
                 newest intact one that the CheckpointManager in `callbacks` wrote, or the beginning where there is
                 none. None: the beginning.
+            resume_optimizer_settings: whose learning rates, weight decay and other settings of the optimizers a resumed
+                run goes on with. ``"checkpoint"``: those that the run had. ``"script"``: those of this script;
+                schedules take the rates from it too, and go on at their step.
 
         Raises:
             ConfigurationError: no training model is set, or this manager has trained already.
@@ -175,15 +180,16 @@ class TrainingManager:
             Exception: whatever the model, the data or a callback raised, unchanged.
         """
         try:
-            self._start(resume_from)
+            self._start(resume_from, resume_optimizer_settings)
         except MlpugError as error:
             shorten(error)
             raise
         if self._signals.exit_status is not None:
             raise SystemExit(self._signals.exit_status)
 
-    def _start(self, resume_from: PathLike | None) -> None:
+    def _start(self, resume_from: PathLike | None, resume_optimizer_settings: str) -> None:
         self.trainer.check_ready()
+        check_source(resume_optimizer_settings)
         if self._is_started:
             raise ConfigurationError("This TrainingManager has trained already: make a new one to train again.")
         if self._rest.is_asked_for:
@@ -192,6 +198,7 @@ class TrainingManager:
         if resume_from is not None:
             self.trainer.check_can_save("TrainingManager.start_training(resume_from=...)")
         with self._held:
+            self.resume_optimizer_settings = resume_optimizer_settings
             self._resume(resume_from)
             self._is_started = True
             with self._signals:
@@ -217,7 +224,7 @@ class TrainingManager:
         if resumed is None:
             return
         path, state = resumed
-        self._state.load(state, str(path))
+        self._state.load(state, str(path), self.resume_optimizer_settings)
         for callback in self._callbacks:
             if hasattr(callback, "resumed_from"):  # a CheckpointManager, which may go on with the same files
                 callback.resumed_from(path)
