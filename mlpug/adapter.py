@@ -76,6 +76,9 @@ class Events(Protocol):
     def batch_ended(self, batch: Any, output: StepOutput, did_update: bool) -> None:
         """The step is done. `did_update` is False where the weights did not move."""
 
+    def batch_left_out(self) -> None:
+        """In the place of a batch the data gave None, and nothing was done."""
+
     def epoch_ended(self, completed: bool) -> None:
         """No more batches. `completed` is False where a stop cut the epoch short: native callbacks don't hear of it."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.trees import children, leaves, map_leaves
 from mlpug.validation import checked_count, checked_function
 
@@ -27,6 +28,32 @@ class Group(tuple[Any, ...]):
     >>> Group(["first", "second"])
     ('first', 'second')
     """
+
+
+def group_of(batches: Iterable[Any]) -> Group | None:
+    """Those of the dataset's batches that aren't None as a group; None where nothing is left.
+
+    >>> group_of(["first", None]), group_of([None, None])
+    (('first',), None)
+    """
+    return Group(batch for batch in batches if batch is not None) or None
+
+
+def warn_of_none() -> None:
+    """Say that a batch is None.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     warn_of_none()
+    """
+    warnings.warn(
+        "The training dataset gave None for a batch, as a collate_fn does that drops all of its samples. Such batches "
+        "are left out: nothing is trained on them, and callbacks don't hear of them, though they count in batch_step "
+        "and global_iter. If that is on purpose, ignore this.",
+        MlpugWarning,
+        stacklevel=3,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,10 @@ class FakeAdapter:
         if self._stop:
             return False
         for given in run.dataset:
+            if given is None:
+                batches_done += 1
+                _tell(run, "batch_left_out")
+                continue
             batch = joined_batches(given, np.concatenate) if isinstance(given, Group) else given
             chunks = [batch] if run.chunks_of is None else run.chunks_of(given)
             _tell(run, "batch_started", batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from sys import getrefcount
 from typing import Any, Protocol
 
@@ -48,6 +48,7 @@ class Feed(keras.callbacks.Callback):
         self._fetched: list[tuple[Any, list[Any]]] = []  # a batch and its chunks
         self._resumed_at = run.first_batch  # of the epoch that comes next
         self._trained = 0  # batches of this epoch, here
+        self._left_out = 0  # None in the place of batches, of which nobody has heard yet
         self._count = 0  # also those before the run was resumed
         self.first_batch = 0  # of this epoch that is trained here
         self.is_epoch_heard = False  # an epoch that is stopped before it starts isn't told
@@ -71,7 +72,8 @@ class Feed(keras.callbacks.Callback):
         latest.batch = latest.step_output = None
         latest.chunks = []
         if not model.stop_training:
-            self._fetch()
+            self._tell_left_out()
+            self._fetch(self._tell_left_out)
         if self._fetched and not model.stop_training:
             latest.batch, latest.chunks = self._fetched.pop()
             self._count += 1
@@ -97,9 +99,21 @@ class Feed(keras.callbacks.Callback):
         """Whether the epoch is known to have no more of them."""
         return self._count == self._num_batches
 
-    def _fetch(self) -> None:
+    def _tell_left_out(self) -> None:
+        count, self._left_out = self._left_out, 0
+        self._count += count
+        for _ in range(count):
+            tell(self._listeners, "batch_left_out")
+
+    def _fetch(self, on_left_out: Callable[[], None] | None = None) -> None:
         if not self._fetched and self._batches is not None:
-            self._fetched = [self._accepted(given) for given in islice(self._batches, 1)]
+            for given in self._batches:
+                if given is not None:
+                    self._fetched = [self._accepted(given)]
+                    break
+                self._left_out += 1
+                if on_left_out is not None:
+                    on_left_out()
             if self._fetched and self._on_first is not None:
                 on_first, self._on_first = self._on_first, None
                 (_, chunks) = self._fetched[0]

@@ -30,11 +30,18 @@ class FitEpochs:
 
     def first(self) -> Any:
         """The first batch, which is trained on later too; StopIteration where there is none."""
-        self._ahead = Ahead(iter(self._dataset))
+        self._ahead = Ahead(self._given())
         return self._ahead.look()
 
+    def _given(self) -> Iterator[Any]:
+        for given in self._dataset:
+            if given is None:
+                self._feed.leave_out()
+            else:
+                yield given
+
     def _enumerated(self) -> Iterator[Any]:
-        batches, self._ahead = self._ahead or Ahead(iter(self._dataset)), None
+        batches, self._ahead = self._ahead or Ahead(self._given()), None
         self._feed.pulls = batches
         first = self._feed.first_batch
         steps = count(first) if self._num_batches is None else range(first, self._num_batches)

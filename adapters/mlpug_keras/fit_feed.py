@@ -8,7 +8,9 @@ from typing import Any
 from mlpug.adapter import Run
 from mlpug.chunks import Group
 from mlpug.joining import joined_batches
+from mlpug_keras.bridge import tell
 from mlpug_keras.model import Latest
+from mlpug_keras.native_callbacks import is_native
 
 
 class FitFeed:
@@ -49,7 +51,9 @@ class FitFeed:
         self._resumed_at = run.first_batch  # of the epoch that comes next
         self._count = 0  # batches of this epoch, also those before the run was resumed
         self.on_first: Callable[[Any], None] | None = None
-        self._is_cut = False
+        self._is_cut = self._is_taking = False
+        self._left_out = 0  # None in the place of batches, of which nobody has heard yet
+        self._listeners = [listener for listener in run.listeners if not is_native(listener)]
         self.pulls: Any = None
         self.given: Any = None
         self.first_batch = 0
@@ -74,11 +78,15 @@ class FitFeed:
         """Make the next batch the latest one, if there is one and it is to be trained on."""
         if self._is_stopped():
             return False
+        self._is_taking = True
+        self._tell_left_out()
         try:
             given = next(self.pulls)
         except StopIteration:
             self.is_exhausted = True
             return False
+        finally:
+            self._is_taking = False
         latest, self.given = self._latest, given
         latest.batch, latest.chunks = self.accepted(given)
         if self.on_first is not None:
@@ -86,6 +94,18 @@ class FitFeed:
             on_first(latest.chunks[0])
         self._count += 1
         return True
+
+    def leave_out(self) -> None:
+        """The data gave None for a batch: it counts, once the epoch has begun."""
+        self._left_out += 1
+        if self._is_taking:
+            self._tell_left_out()
+
+    def _tell_left_out(self) -> None:
+        count, self._left_out = self._left_out, 0
+        self._count += count
+        for _ in range(count):
+            tell(self._listeners, "batch_left_out")
 
     def end_step(self, is_last: bool) -> None:
         """A step was made; `is_last` where somebody stops training by it."""

@@ -115,7 +115,8 @@ def _has_none(data: Any) -> bool:
     if is_tf_dataset(data):
         return _is_without(data.element_spec)
     if isinstance(data, list):  # of batches
-        return bool(data) and _is_without(tuple(data[0]) if isinstance(data[0], list) else data[0])
+        first = next((batch for batch in data if batch is not None), None)  # the others are left out
+        return first is not None and _is_without(tuple(first) if isinstance(first, list) else first)
     return isinstance(data, tuple) and _is_without(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -132,7 +133,8 @@ class LightningAdapter(OnLightning):
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
                 tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring)
                 return
-            with unwrapped(), running(trainer):
+            with unwrapped(), running(trainer), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "train_dataloader yielded None")  # which is said here
                 trainer.fit(module, train_dataloaders=WholeLoader(Batches(run.dataset, trainer), run.dataset))
         finally:
             trainer.callbacks, trainer.limit_train_batches = own_callbacks, own_limit

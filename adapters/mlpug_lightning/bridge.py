@@ -52,6 +52,9 @@ class Bridge(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         latest: Any = self._latest
+        if is_left_out(batch, latest):
+            tell(self._listeners, "batch_left_out")
+            return
         try:
             for listener in self._listeners:
                 listener.batch_ended(batch, latest.step_output, latest.did_update)
@@ -134,6 +137,11 @@ def tell_start_and_end(
     ours = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
     tell(ours, "training_started", num_batches_per_epoch)
     tell(ours, "training_ended")
+
+
+def is_left_out(batch: Any, latest: Latest) -> bool:
+    """Whether the data gave None in the place of the batch that ended, and Lightning has done nothing."""
+    return batch is None and latest.step_output is None
 
 
 def is_ours(callback: pl.Callback) -> bool:

@@ -42,6 +42,9 @@ class LoggerFeed:
         if self._period and (self._current["global_iter"] + 1) % self._period == 0:
             self._log(_OF_BATCHES)
 
+    def batch_left_out(self) -> None:
+        """There is nothing to log."""
+
     def epoch_ended(self, completed: bool) -> None:
         if completed and self._trainer.is_global_zero:
             self._log(_OF_EPOCHS)

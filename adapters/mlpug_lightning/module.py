@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlpug.adapter import Run, StepOutput
 from mlpug.chunks import Group
+from mlpug.errors import DatasetError
 from mlpug.joining import joined_batches
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import EscapedStopIterationError
@@ -103,6 +104,9 @@ class TrainingModule(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Any nesting of tensors and numpy arrays; several batches that make one are joined."""
+        if batch is None:
+            check_alone(self.trainer)
+            return None
         given = self.trainer.precision_plugin.convert_input(to_device(batch, device))
         batch = joined_batches(given, torch.cat) if isinstance(given, Group) else given
         self.latest.chunks = [batch] if self._run.chunks_of is None else self._run.chunks_of(given)
@@ -275,6 +279,16 @@ def _did_step(optimizer: torch.optim.Optimizer, scaler: Any) -> bool:
     if scaler is None:
         return True
     return not any(found.item() for found in scaler._found_inf_per_device(optimizer).values())
+
+
+def check_alone(trainer: Any) -> None:
+    """Refuse a batch that is None beside other processes, which would wait for this one's gradients for ever."""
+    if trainer.world_size > 1:
+        raise DatasetError(
+            f"The training dataset gave None for a batch in process {trainer.global_rank} of {trainer.world_size}, and "
+            "the others wait for its gradients. Let the dataset give each process as many batches, and none that is "
+            "None: draw other samples in collate_fn where all of a batch were dropped."
+        )
 
 
 def _do_nothing() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from mlpug.adapter import StepOutput
-from mlpug.chunks import Group
+from mlpug.chunks import Group, group_of, warn_of_none
 from mlpug.joining import joined_batches
 from mlpug.step_output import joined_outputs
 from mlpug_lightning.accumulation import (
@@ -51,6 +52,7 @@ class Chunks:
         self._latest = latest
         self._trainer: Any = trainer
         self._module: Any = module
+        self._has_warned = False  # of a batch that is None
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -64,10 +66,16 @@ class Chunks:
         before, move = module._on_before_batch_transfer, module._apply_batch_transfer_handler
 
         def each_before(batch: Any, dataloader_idx: int = 0) -> Any:
-            parts = batch if isinstance(batch, Group) else None
-            return before(batch, dataloader_idx) if parts is None else Group(before(p, dataloader_idx) for p in parts)
+            if not isinstance(batch, Group):
+                return before(batch, dataloader_idx)
+            self._look_for_none(batch)
+            group = group_of(batch)
+            return None if group is None else Group(before(part, dataloader_idx) for part in group)
 
         def each_moved(batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
+            if batch is None:
+                self._look_for_none([batch])
+                return None
             parts = batch if isinstance(batch, Group) else (batch,)
             moved = Group(move(part, device, dataloader_idx) for part in parts)
             if self._trainer.training:  # what is validated on isn't cut
@@ -76,10 +84,17 @@ class Chunks:
 
         module._on_before_batch_transfer, module._apply_batch_transfer_handler = each_before, each_moved
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "train_dataloader yielded None")  # said here, of parts too
+                yield
         finally:
             del module._on_before_batch_transfer, module._apply_batch_transfer_handler
             loop.automatic_optimization = original
+
+    def _look_for_none(self, parts: Iterable[Any]) -> None:
+        if not self._has_warned and any(part is None for part in parts):
+            self._has_warned = True
+            warn_of_none()
 
 
 class _InChunks(_automatic._AutomaticOptimization):  # type: ignore[misc, name-defined]

@@ -13,7 +13,7 @@ from mlpug.adapter import Run, StepOutput
 from mlpug.errors import ConfigurationError
 from mlpug.step_output import counted
 from mlpug_lightning.batches import detached
-from mlpug_lightning.bridge import LastBridge, tell
+from mlpug_lightning.bridge import LastBridge, is_left_out, tell
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.module import Latest
@@ -35,7 +35,9 @@ class Settling(LastBridge):
         self._heard: tuple[Any, ...] = ()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._heard = ("batch_ended", batch, self._latest.step_output, self._latest.did_update)
+        latest = self._latest
+        is_none = is_left_out(batch, latest)
+        self._heard = ("batch_left_out",) if is_none else ("batch_ended", batch, latest.step_output, latest.did_update)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._heard = ("epoch_ended", not self._latest.is_cut_short)
@@ -130,6 +132,9 @@ class Leading(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         latest = self._latest
         latest.is_under_way = False
+        if batch is None and not outputs:  # Lightning has left it out
+            latest.step_output = None
+            return
         latest.step_output = output = as_output(outputs, batch)
         has_moved = self._steps.completed != self._steps_before
         latest.did_update = has_moved and (bool(outputs) or not pl_module.automatic_optimization)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from mlpug.chunks import Group
+from mlpug.chunks import Group, group_of, warn_of_none
 from mlpug.datasets import random_states
 from mlpug.datasets.data_of_host import DataOfHost
 from mlpug.datasets.generators import OwnGenerators
@@ -32,7 +32,8 @@ class Epochs:
     Args:
         dataset: the user's. An adapter may replace it by the host's own version of it before the first epoch.
         num_batches_per_epoch: no more than these from each epoch; None: all there are.
-        group_size: how many of the dataset's batches make one of ours, a `Group`; the last of an epoch may have fewer.
+        group_size: how many of the dataset's batches make one of ours, a `Group` of those that aren't None; the last of
+            an epoch may have fewer.
         seed: where it is given, a round draws from random numbers of its own, which come from the seed and the number
             of the round alone.
 
@@ -71,6 +72,7 @@ class Epochs:
         self._after_pull: Snapshot | None = None  # the same after batches that were pulled before training started
         self._has_started = True
         self._shared_draws = SharedDraws()
+        self._has_warned_of_none = False
 
     def __len__(self) -> int:
         """Of an epoch: hosts fetch a batch ahead from what has no length, and it would be lost at an epoch's end."""
@@ -107,6 +109,9 @@ class Epochs:
                 self._begin()  # nothing was left of the round before
                 continue
             done += 1
+            if batch is None and not self._has_warned_of_none:
+                self._has_warned_of_none = True
+                warn_of_none()
             yield batch
         if not self._goes_on:
             self._batches = None
@@ -292,6 +297,6 @@ class Epochs:
         return self._kind
 
 
-def _groups(batches: Iterator[Any], size: int) -> Iterator[Group]:
-    while group := Group(islice(batches, size)):
-        yield group
+def _groups(batches: Iterator[Any], size: int) -> Iterator[Group | None]:
+    while group := tuple(islice(batches, size)):
+        yield group_of(group)

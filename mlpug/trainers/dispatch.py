@@ -68,6 +68,9 @@ class CallbackGroup:
         for hook in self._on_batch_training_completed:
             self._call(hook, batch, self._logs)
 
+    def batch_left_out(self) -> None:
+        """The callbacks hear of batches that are trained on."""
+
     def epoch_ended(self, completed: bool) -> None:
         if completed:
             for hook in self._on_epoch_completed:

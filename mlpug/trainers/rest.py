@@ -63,6 +63,11 @@ class Rest:
         if self._hooks:
             self._rest()
 
+    def batch_left_out(self) -> None:
+        """Nothing has changed but the place in the data, and random numbers that loading it may have drawn."""
+        if self._hooks:
+            self._state.mark()
+
     def epoch_ended(self, completed: bool) -> None:
         if completed:
             self._run_log.complete_epoch()

@@ -160,6 +160,10 @@ class RunLog:
         self._batch_params.update(duration=duration, lr=self._lazy_learning_rate)
         self._window_params["duration"] = self._lazy_average_duration
 
+    def batch_left_out(self) -> None:
+        """It counts: a resumed run finds its place in the data by the number of batches."""
+        self._batches_done += 1
+
     def found_non_finite(self, output: StepOutput) -> None:
         """A batch was left out, because its loss or a gradient isn't finite."""
         params = self._current["training_params"]
