@@ -16,8 +16,8 @@ from mlpug.datasets import DrawnByHost, Epochs
 from mlpug.errors import ConfigurationError, MlpugError, MlpugWarning, NonFiniteLoss
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
-from mlpug.tracebacks import shorten
 from mlpug.optimizer_settings import CHECKPOINT, check_source
+from mlpug.tracebacks import shorten
 from mlpug.trainers.callback_list import check_known_names, checked_callbacks
 from mlpug.trainers.default_trainer import DefaultTrainer
 from mlpug.trainers.dispatch import CallbackErrors, CallbackGroup
