@@ -6,6 +6,7 @@ import dis
 import inspect
 import types
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from mlpug.datasets.reachable import is_of_library
@@ -26,13 +27,13 @@ def names_of_libraries(kind: type) -> set[str]:
     >>> names_of_libraries(Noise) & {"level", "disabled"}, sorted(names_of_libraries(Log) & {"level", "disabled"})
     (set(), ['disabled', 'level'])
     """
-    names: set[str] = set()
-    for base in kind.__mro__:
-        if base.__module__ not in _HOLD_THE_SCRIPTS and is_of_library(base.__module__):
-            names |= set(vars(base))
-            for function in _functions_of(base):
-                names |= _stored_in(function.__code__)
-    return names
+    libraries = (base for base in kind.__mro__ if base.__module__ not in _HOLD_THE_SCRIPTS)
+    return set().union(*(_names_of(base) for base in libraries if is_of_library(base.__module__)))
+
+
+@cache
+def _names_of(base: type) -> set[str]:
+    return set(vars(base)).union(*(_stored_in(function.__code__) for function in _functions_of(base)))
 
 
 _HOLD_THE_SCRIPTS = ("builtins", "collections")  # a UserList's `data` is the script's

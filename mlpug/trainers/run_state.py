@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from mlpug import __version__
-from mlpug.adapter import Adapter, Holder
-from mlpug.callbacks.callback import Callback, called
+from mlpug.adapter import Adapter
+from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs, random_states
 from mlpug.datasets.data_of_host import DataOfHost, check_is_between_epochs
 from mlpug.datasets.fingerprint import SEEDS, differences, fingerprint_of
@@ -18,7 +20,7 @@ from mlpug.dropped_states import warn_of_dropped_states
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain_logs import logs_to_plain, restore_logs
 from mlpug.trainers.run_log import Position, RunLog
-from mlpug.trainers.unkept import Unkept
+from mlpug.trainers.unkept import Unkept, holders_of_run
 
 _COUNTS = ("completed_epochs", "batches_done", "first_batch")
 _OF_THIS_RUN = ("final_epoch", "final_batch_step")  # of the logs: a resumed run may be longer
@@ -54,9 +56,8 @@ class RunState:
         self._adapter = adapter
         self._run_log = run_log
         self._callbacks = [callback for callback in callbacks if type(callback).get_state is not Callback.get_state]
-        self._all_callbacks = callbacks
-        self._unkept = Unkept(self._holders, adapter.to_host)
-        self._is_watching = False
+        self._unkept = Unkept(partial(holders_of_run, adapter, epochs, callbacks), adapter.to_host)
+        self._is_watching = self._has_failed = False
         self._epochs = epochs
         self._num_epochs = num_epochs
         self._place_in_data = {
@@ -86,6 +87,7 @@ class RunState:
 
     def mark_after_error(self) -> None:
         """Where a callback failed at the end of a batch, the step was the last to use random numbers, not the rest."""
+        self._has_failed = True
         if self._marked != self._run_log.position:
             self.mark()
 
@@ -94,7 +96,9 @@ class RunState:
         if self._own is not None:
             self._own.states_to_save()  # tells of what a model has made since
         if self._is_watching and self._adapter.process.rank == 0:
-            self._unkept.tell(is_between_epochs=self._run_log.position.batch == 0)
+            # Behind an error this is the last save, which mustn't fail where a script makes errors of warnings.
+            with warnings.catch_warnings(action="default") if self._has_failed else nullcontext():
+                self._unkept.tell(is_between_epochs=self._run_log.position.batch == 0)
         return {
             "kind": "training",
             "backend": self._adapter.backend,
@@ -194,19 +198,6 @@ class RunState:
         if "of_models" in here:  # else it is of an earlier version
             self._own.set_states(here["of_models"])
 
-    def _holders(self) -> Iterator[Holder]:
-        """What a run can change of the script's."""
-        yield from self._adapter.holders()
-        data = self._epochs.dataset
-        if not isinstance(self._epochs, DrawnByHost):
-            has_state = hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
-            yield Holder(type(data).__name__, data, _CURE_OF_DATA, is_kept=has_state)
-        for callback in self._all_callbacks:
-            kind = type(callback)
-            # One that takes states itself notes what it did with them, which can't be in them.
-            is_kept = kind.get_state is not Callback.get_state or kind.on_rest is not Callback.on_rest
-            yield Holder(called(callback), callback, "get_state and set_state", is_kept=is_kept)
-
     def _batches(self) -> dict[str, Any]:
         """What the number of a batch within an epoch depends on."""
         return {**self._place_in_data, "batch_size": _batch_size(self._epochs.dataset)}
@@ -273,9 +264,6 @@ class RunState:
                     "that its place in the data is unknown. Give the same dataset, batch size and "
                     "num_batches_per_epoch; after a whole epoch they can change."
                 )
-
-
-_CURE_OF_DATA = "state_dict and load_state_dict of the training dataset, as torchdata's StatefulDataLoader has them"
 
 
 def _batch_size(dataset: Any) -> int | None:

@@ -18,7 +18,16 @@ from mlpug.datasets.reachable import attributes_of, is_of_library
 _MOST_FUNCTIONS = 2000
 # Of lists, deques, sets and dicts: they return nothing.
 _WRITING = {"append", "appendleft", "extend", "extendleft", "add", "insert", "update", "clear", "discard", "remove"}
-_OF_ALL = {"vars", "__dict__", "getattr", "asdict", "__getstate__"}  # in whose names is no telling what is read
+_OF_ALL = {
+    "vars",
+    "__dict__",
+    "asdict",
+    "astuple",
+    "deepcopy",
+    "copy",
+    "__getstate__",
+}  # who knows what is read of them
+_BY_NAME = {"getattr", "hasattr", "attrgetter"}
 
 
 class ScriptReads:
@@ -101,7 +110,7 @@ class ScriptReads:
         self._of_others |= of_others if kind is not None else of_self | of_others
         if kind is not None:
             self._of_class[kind] |= of_self
-            if of_others & _OF_ALL:
+            if (of_self | of_others) & _OF_ALL:
                 self._unknown.add(kind)
         for name in function.__code__.co_names:
             self._look_at_function(function.__globals__.get(name))
@@ -117,7 +126,7 @@ _FOR_COPIES_AND_PEOPLE = ("__init__", "__getstate__", "__setstate__", "__reduce_
 
 
 def _reads_in(function: types.FunctionType) -> tuple[set[str], set[str]]:
-    """Attributes of the first argument, and of everything else, with all texts and bare names."""
+    """Attributes of the first argument, and of everything else; ``vars`` where there is no telling which."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     code = function.__code__
@@ -129,11 +138,18 @@ def _reads_in(function: types.FunctionType) -> tuple[set[str], set[str]]:
             is_of_first = isinstance(node.value, ast.Name) and node.value.id == first
             if not (is_of_first and _only_writes(node, list(_above(node, parents)))):
                 (of_first if is_of_first else of_others).add(node.attr)
-        elif isinstance(node, ast.Name) and node.id in _OF_ALL:
-            of_others.add(node.id)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-            of_others.add(node.value)
+        elif isinstance(node, ast.Call):
+            of_others |= _named_by(node)
     return of_first, of_others
+
+
+def _named_by(call: ast.Call) -> set[str]:
+    """What `getattr` and its like are asked for by name."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if function not in _BY_NAME:
+        return {function} & _OF_ALL
+    names = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return set(names) or {"vars"}
 
 
 def _above(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST]:

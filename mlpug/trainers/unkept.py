@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mlpug.adapter import Holder
+from mlpug.adapter import Adapter, Holder
+from mlpug.callbacks.callback import Callback, called
+from mlpug.datasets import DrawnByHost, Epochs
 from mlpug.datasets.reachable import attributes_of, is_of_library, reachable
 from mlpug.errors import MlpugWarning
 from mlpug.trainers.class_code import made_again, names_of_libraries, set_as_epochs_start
@@ -86,6 +88,23 @@ class Unkept:
             self._of_class[kind] = names_of_libraries(kind) | made_again(kind), set_as_epochs_start(kind)
         always, between_epochs = self._of_class[kind]
         return always | between_epochs if is_between_epochs else always
+
+
+def holders_of_run(adapter: Adapter, epochs: Epochs | DrawnByHost, callbacks: Sequence[Callback]) -> Iterator[Holder]:
+    """What a run can change of the script's: what the adapter has, the training data, and mlpug's callbacks."""
+    yield from adapter.holders()
+    data = epochs.dataset
+    if not isinstance(epochs, DrawnByHost):
+        has_state = hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
+        yield Holder(type(data).__name__, data, _CURE_OF_DATA, is_kept=has_state)
+    for callback in callbacks:
+        kind = type(callback)
+        # One that takes states itself notes what it did with them, which can't be in them.
+        is_kept = kind.get_state is not Callback.get_state or kind.on_rest is not Callback.on_rest
+        yield Holder(called(callback), callback, "get_state and set_state", is_kept=is_kept)
+
+
+_CURE_OF_DATA = "state_dict and load_state_dict of the training dataset, as torchdata's StatefulDataLoader has them"
 
 
 class _Look:

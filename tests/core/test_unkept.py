@@ -408,6 +408,26 @@ def test_what_another_object_reads_is_named():
     assert "it.calls" not in message
 
 
+def test_a_text_that_is_a_name_reads_nothing():
+    class Logging(Recorder):
+        def on_epoch_completed(self, logs):
+            logs["calls"] = {"total": 1}
+
+    recorder = Logging()
+    (message,) = told(lambda: recorder.on_batch_training_completed(1, None), holder(recorder))
+    assert not any(f"it.{each}" in message for each in ("calls", "total"))
+
+
+def test_where_names_are_not_in_the_code_all_is_taken_to_be_read():
+    class Dynamic(Recorder):
+        def on_epoch_completed(self, logs):
+            return [getattr(self, name) for name in logs]
+
+    recorder = Dynamic()
+    (message,) = told(lambda: recorder.on_batch_training_completed(1, None), holder(recorder))
+    assert all(f"it.{each}" in message for each in ("calls", "total", "seen"))
+
+
 def test_of_code_without_a_source_all_is_taken_to_be_read():
     space = {"__name__": __name__}
     exec("class Counter:\n    count = 0\n    def __call__(self):\n        self.count += 1\n", space)
