@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from mlpug.optimizer_settings import SCRIPT
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
-from mlpug_lightning.batches import Batches, WholeLoader, to_device
+from mlpug_lightning.batches import Batches, WholeLoader, check_one_loader, to_device
 from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.holders import holders_of_callbacks, holders_of_modules
@@ -104,6 +105,7 @@ class LightningAdapter(OnLightning):
 
     def as_dataset(self, given: Any, options: DataOptions) -> Any:
         """Anything that can be iterated."""
+        check_one_loader(given)
         return given
 
     def fit(self, run: Run) -> None:
@@ -276,6 +278,18 @@ def _check_optimizer(name: str, optimizer: Any) -> None:
         raise ConfigurationError(f"The optimizer {name!r} must be a torch.optim.Optimizer, not {optimizer!r}.")
     if not any(group["params"] for group in optimizer.param_groups):
         raise ConfigurationError(f"The optimizer {name!r} has no parameters: give it model.parameters().")
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(optimizer.step).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise ConfigurationError(
+            f"The optimizer {name!r} is a {type(optimizer).__name__}, whose step needs {needed[0]!r}: it computes the "
+            "loss of a batch several times, and a DefaultTrainer computes it once. Train it by a LightningModule, with "
+            "DefaultTrainer.from_lightning(module), or take another optimizer."
+        )
 
 
 def _ratios_of(optimizer: torch.optim.Optimizer) -> list[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from mlpug.errors import ConfigurationError
 from mlpug.trees import leaves, map_leaves
 from mlpug_lightning.host import CombinedLoader, pl, processed_loader, train_fetcher
 
@@ -64,6 +65,30 @@ def _array_to_host(leaf: Any) -> Any:
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
     # A tensor that shares read-only memory could write to it.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def check_one_loader(given: Any) -> None:
+    """Refuse several loaders: a CombinedLoader, or a dict, list or tuple of loaders.
+
+    Raises:
+        ConfigurationError: it is that.
+
+    >>> check_one_loader([torch.ones(2, 3)])
+    """
+    is_combined = hasattr(given, "flattened") and hasattr(given, "_mode")
+    is_list = isinstance(given, (list, tuple)) and any(map(_is_loader, leaves(given[:1])))
+    if not (is_combined or is_list or isinstance(given, Mapping)):
+        return
+    what = f"{type(given).__name__} of loaders" if is_list else type(given).__name__
+    raise ConfigurationError(
+        f"A DefaultTrainer trains on one loader, and not on a {what}. Give an object whose __iter__ gives the batches, "
+        "such as zip(self.first, self.second), and whose __len__ says how many, or train a LightningModule by "
+        "DefaultTrainer.from_lightning(module), which takes several loaders as Lightning does."
+    )
+
+
+def _is_loader(value: Any) -> bool:
+    return isinstance(value, torch.utils.data.DataLoader)
 
 
 class Batches:
