@@ -60,6 +60,11 @@ class LightningData(DrawnByHost):
         """The DataModule, where the data is one's."""
         return self.holder if isinstance(self.holder, pl.LightningDataModule) else None
 
+    @property
+    def _is_only_known_to_host(self) -> bool:
+        """Whether the loaders are known when Lightning has asked for them, or are several."""
+        return self.given is None or isinstance(self.given, (dict, list, tuple)) or hasattr(self.given, "flattened")
+
     @contextmanager
     def drawn(self, first_epoch: int, before_fetch: Callable[[], bool]) -> Iterator[None]:
         """For the time of a ``fit``, in which Lightning draws; see `Draws`."""
@@ -71,6 +76,7 @@ class LightningData(DrawnByHost):
             keeps_states=self.keeps_states,
             before_fetch=before_fetch,
             place=self._place,
+            has_fingerprint=not self._is_only_known_to_host,
         )
         try:
             with (

@@ -9,12 +9,13 @@ from typing import Any
 
 from mlpug.chunks import Group
 from mlpug.datasets import random_states
+from mlpug.datasets.fingerprint import fingerprint_of
 from mlpug.datasets.random_states import Snapshot
 from mlpug.datasets.shared_draws import SharedDraws
 from mlpug.validation import known_length
 from mlpug_lightning.host import as_in_epoch, iterators_of, train_fetcher
 from mlpug_lightning.observed_loader import combined, observed
-from mlpug_lightning.ported_places import Place, Unfinished, warn_if_not_again
+from mlpug_lightning.ported_places import Place, Unfinished, check_fingerprints, warn_if_not_again
 from mlpug_lightning.ported_rounds import Loaders, Round, check_place
 
 
@@ -33,6 +34,7 @@ class Draws:
         keeps_states: whether `state` will be asked for.
         before_fetch: called before each batch is asked for; False ends the epoch.
         place: of the run that is resumed; None: it begins.
+        has_fingerprint: whether the run's own state says what the data is like.
 
     Attributes:
         is_exhausted: whether the epoch ended because there was no other batch.
@@ -47,6 +49,7 @@ class Draws:
         keeps_states: bool,
         before_fetch: Callable[[], bool],
         place: Place | None,
+        has_fingerprint: bool,
     ) -> None:
         self._trainer = trainer
         self._first_epoch = first_epoch
@@ -55,6 +58,8 @@ class Draws:
         self._keeps_states = keeps_states
         self._before_fetch = before_fetch
         self._resumed = place
+        self._has_fingerprint = has_fingerprint
+        self._fingerprints: list[Any] = []
         self._between: Place | None = None  # the same, where an epoch is to begin
         self.is_exhausted = False
         self._loader: Any = None  # what Lightning iterates
@@ -87,6 +92,10 @@ class Draws:
             self._before_request, self._requested_in = random_states.capture(), self._trainer.current_epoch
             given = ask()
         self._original = combined(given)
+        if not self._has_fingerprint:
+            self._fingerprints = [fingerprint_of(each, self._seed is not None) for each in self._original.flattened]
+            if place is not None:
+                check_fingerprints(place, self._fingerprints, warns=self._trainer.global_rank == 0)
         self._loader = observed(self._original, self)
         return self._loader
 
@@ -172,7 +181,7 @@ class Draws:
 
     def state(self, num_trained: int) -> dict[str, Any]:
         """Where the data is after this many batches of the epoch under way, as a checkpoint holds it."""
-        place = Place(self._before_request, self._requested_in)
+        place = Place(self._before_request, self._requested_in, fingerprints=self._fingerprints)
         now = self._round
         if now is None:
             return (self._resumed or place).to_plain()

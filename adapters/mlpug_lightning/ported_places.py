@@ -10,6 +10,7 @@ from typing import Any
 from mlpug.chunks import Group
 from mlpug.datasets import random_states
 from mlpug.datasets.any_iterable import AnyIterable, tensor_from_plain, tensor_to_plain
+from mlpug.datasets.fingerprint import differences
 from mlpug.datasets.random_states import Snapshot
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
 from mlpug.plain import from_plain, to_plain
@@ -44,6 +45,7 @@ class Place:
     ahead: list[Any] = field(default_factory=list)  # batches that were asked for and can't be again as they were
     num_ahead: int = 0  # of the loaders
     of_loaders: dict[str, Any] = field(default_factory=dict)
+    fingerprints: list[Any] = field(default_factory=list)  # of loaders that only Lightning knows
 
     def to_plain(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -59,6 +61,7 @@ class Place:
             "batches": self.batches,
             "ahead": [[to_plain(batch, tensor_to_plain, path=("data",)) for batch in group] for group in ahead],
             "of_loaders": self.of_loaders,
+            "fingerprints": self.fingerprints,
         }
 
     @classmethod
@@ -85,6 +88,7 @@ class Place:
             ahead=[[from_plain(batch, tensor_from_plain) for batch in group] for group in state["ahead"]],
             num_ahead=sum(map(len, state["ahead"])),
             of_loaders=state["of_loaders"],
+            fingerprints=state.get("fingerprints", []),  # mlpug 0.1 had none
         )
 
     def ahead_again(self, group_size: int) -> list[Any]:
@@ -96,6 +100,36 @@ class Place:
         if self.generators is not None:
             loaders.load(self.loaders)
             loaders.generators.set_states(self.generators)
+
+
+def check_fingerprints(place: Place, here: Sequence[Any], warns: bool) -> None:
+    """Compare loaders with those of the checkpoint, where they aren't in the script and nobody could before.
+
+    Raises:
+        CheckpointMismatchError: they are others, and the checkpoint was made within an epoch.
+    """
+    if not (place.fingerprints and here):
+        return
+    if len(place.fingerprints) != len(here):
+        differs = [f"there were {len(place.fingerprints)} loaders, and there are {len(here)}"]
+    else:
+        names = [""] if len(here) == 1 else [f"of loader {number} " for number in range(len(here))]
+        pairs = zip(names, place.fingerprints, here, strict=True)
+        differs = [f"{name}{what}" for name, saved, now in pairs for what in differences(saved, now)]
+    if not differs:
+        return
+    what = f"The training data isn't like that of the checkpoint: {'; '.join(differs)}."
+    if place.round is not None:
+        raise CheckpointMismatchError(
+            f"{what} The checkpoint was made within an epoch, so that its place in the data is unknown. Give the same "
+            "data; after a whole epoch it can change."
+        )
+    if warns:
+        warnings.warn(
+            f"{what} Training goes on with the data of now; a run that never stopped would have had the other.",
+            MlpugWarning,
+            stacklevel=2,
+        )
 
 
 def warn_if_not_again(kinds: Sequence[AnyIterable]) -> None:
