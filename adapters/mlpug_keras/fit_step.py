@@ -70,7 +70,7 @@ class FitStep:
         kept, make_own = model.train_function, model.make_train_function
         train = partial(self._train, on_trained)
         counts = not overrides(model, "train_step")
-        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts), self.keeps_states)
+        step = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts), lambda: self.keeps_states)
         try:
             if self._chunked is None:
                 trained, run_out = host.as_train_function(train, step, self.latest, model, feed)
@@ -119,7 +119,7 @@ class FitStep:
             on_error: called with what a step raises, before it is raised.
         """
         heard = heard_function(self._model, host)
-        listener = Listener(on_data, self._heard, on_trained, on_error)
+        listener = Listener(on_data, self._heard, on_trained, on_error, self.keeps_states)
         heard.listeners.append(listener)
         try:
             yield

@@ -25,6 +25,7 @@ class Listener:
     on_step: Callable[[Told], None]  # gets what it gave
     on_trained: Callable[[], None]  # the model can be asked for its state now
     on_error: Callable[[BaseException], None]  # gets what the step raised, before it is raised
+    keeps_states: bool  # whether a run may go on from what it saves
 
 
 class HeardFunction:
@@ -58,7 +59,11 @@ class HeardFunction:
     def _telling(self) -> Any:
         """The function as the model makes it, of a step that tells its loss."""
         model, host = self._model, self._host
-        telling = host.telling_loss(model, lambda usable: BatchLoss(model, usable, counts_whole_batch=False))
+        telling = host.telling_loss(
+            model,
+            lambda usable: BatchLoss(model, usable, counts_whole_batch=False),
+            lambda: any(listener.keeps_states for listener in self.listeners),
+        )
 
         def step(*arguments: Any) -> Any:
             for listener in self.listeners:

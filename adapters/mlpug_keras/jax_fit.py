@@ -161,7 +161,7 @@ def learning_rate(model: keras.Model) -> float:
 def telling_loss(
     model: keras.Model,
     loss: Callable[[Callable[[Any], bool]], BatchLoss],
-    keeps_states: bool = False,
+    keeps_states: Callable[[], bool],
 ) -> Any:
     """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one."""
     train_step, iterations = model.train_step, iterations_to_watch(model)

@@ -217,6 +217,7 @@ class PortedAdapter:
         """For a ``fit`` that somebody else calls: the step that it does, and what it gave."""
         self._natives.begin(run.listeners)
         self._state.note_settings()
+        self._step.keeps_states = run.listeners[-1].is_asked_for
         return self._step
 
     def beside_fit(

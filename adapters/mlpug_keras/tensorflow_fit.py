@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -184,17 +184,17 @@ def learning_rate(model: keras.Model) -> float:
 
 
 def telling_loss(
-    model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss], keeps_states: bool = False
+    model: keras.Model, loss: Callable[[Callable[[Any], bool]], BatchLoss], keeps_states: Callable[[], bool]
 ) -> Any:
     """The model's step, with the loss of the batch in its logs, and where it may be no update, whether it is one.
 
     Args:
         model: whose step.
         loss: what hears of the loss.
-        keeps_states: whether a run may be resumed: then it is told what of the step couldn't go on.
+        keeps_states: says whether a run may be resumed: then it is told what of the step couldn't go on.
     """
     train_step, iterations = model.train_step, iterations_to_watch(model)
-    own_draws = OwnDraws() if keeps_states else None
+    own_draws = OwnDraws()
 
     def step(data: Any) -> Any:
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
@@ -203,10 +203,9 @@ def telling_loss(
             return not tf.is_tensor(value) or isinstance(value, tf.__internal__.EagerTensor) or value.graph is graph
 
         before = None if iterations is None else tf.identity(iterations)
-        with loss(is_usable).heard() as found:
+        looking = own_draws.looked_for() if keeps_states() else nullcontext()
+        with loss(is_usable).heard() as found, looking:
             logs = train_step(data)
-        if own_draws is not None:
-            own_draws.look_for()
         if iterations is not None:
             found[DID_UPDATE] = tf.not_equal(before, tf.identity(iterations))
         num_replicas = model.distribute_strategy.num_replicas_in_sync

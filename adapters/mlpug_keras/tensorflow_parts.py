@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import op_callbacks
 
 from mlpug.errors import MlpugWarning
 from mlpug_keras.accumulation import counted_part, largest, mean_of, overwrites, share, sum_dtype
+
+_SEEDS = {"seed", "seed2"}  # attributes of operations that draw by themselves
 
 
 def dense(gradient: Any, variable: Any) -> Any:
@@ -107,21 +112,67 @@ class OwnDraws:
 
     def __init__(self) -> None:
         self._has_told = False
+        self._has_heard = False
 
-    def look_for(self) -> None:
-        """Look at what was traced so far of the function that is being traced; eager steps aren't."""
-        if self._has_told or tf.executing_eagerly():
+    @contextmanager
+    def looked_for(self) -> Iterator[None]:
+        """Within, a step is traced, or called, where it is eager: then only the first time is looked at."""
+        if self._has_told or (tf.executing_eagerly() and self._has_heard):
+            yield
             return
-        graph = tf.compat.v1.get_default_graph().as_graph_def()
-        nodes = chain(graph.node, *(function.node_def for function in graph.library.function))
-        names = sorted({node.op for node in nodes if {"seed", "seed2"} <= set(node.attr)})
+        names: set[str] = set()
+        if tf.executing_eagerly():
+            self._has_heard = True
+            with _heard_operations(names):
+                yield
+        else:
+            yield
+            graph = tf.compat.v1.get_default_graph().as_graph_def()
+            names |= _drawing(chain(graph.node, *(function.node_def for function in graph.library.function)))
         if names:
-            self._has_told = True
-            warnings.warn(
-                f"The training step draws random numbers by TensorFlow's own operations ({', '.join(names)}), whose "
-                "place in them nobody else knows: a resumed run draws other numbers than this one would have. Use "
-                "keras.random with a keras.random.SeedGenerator, or a tf.random.Generator, that the layer has in an "
-                "attribute: their states are in checkpoints.",
-                MlpugWarning,
-                stacklevel=2,
-            )
+            self._tell(names)
+
+    def _tell(self, names: set[str]) -> None:
+        self._has_told = True
+        operations = ", ".join(sorted(names))
+        warnings.warn(
+            f"The training step draws random numbers by TensorFlow's own operations ({operations}), whose place in "
+            "them nobody else knows: a resumed run draws other numbers than this one would have. Use "
+            "keras.random with a keras.random.SeedGenerator, or a tf.random.Generator, that the layer has in an "
+            "attribute: their states are in checkpoints.",
+            MlpugWarning,
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _heard_operations(names: set[str]) -> Iterator[None]:
+    """Within, the names of operations that draw are added to these, as they are executed."""
+
+    def heard(kind: Any, inputs: Any, attributes: Any, *_: Any, **others: Any) -> None:
+        kind = tf.compat.as_str(kind)
+        if set((attributes or ())[::2]) >= _SEEDS:
+            names.add(kind)
+        elif kind.startswith("__") and context.context().has_function(kind):  # compiled, and called in the step
+            names.update(_drawing(_nodes_of(kind)))
+
+    op_callbacks.add_op_callback(heard)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(heard)
+
+
+def _nodes_of(function: str) -> Iterator[Any]:
+    """Also of the functions that it calls."""
+    to_see, seen = [function], {function}
+    while to_see:
+        for node in context.context().get_function_def(to_see.pop()).node_def:
+            yield node
+            called = {attribute.func.name for attribute in node.attr.values() if attribute.HasField("func")} - seen
+            to_see += called
+            seen |= called
+
+
+def _drawing(nodes: Iterable[Any]) -> set[str]:
+    return {node.op for node in nodes if set(node.attr) >= _SEEDS}

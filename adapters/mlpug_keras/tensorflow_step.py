@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -204,9 +205,8 @@ class Step:
         """What the model gives for the batch, and the gradients; None where there is none."""
         variables = self._model.trainable_variables
         with tf.GradientTape(persistent=len(self._optimizers.owners) > 1) as tape:
-            results = self._results(batch_and_settings, inference_mode=False)
-            if self._model.keeps_states:
-                self._own_draws.look_for()
+            with self._own_draws.looked_for() if self._model.keeps_states else nullcontext():
+                results = self._results(batch_and_settings, inference_mode=False)
             losses = self._optimizers.losses(results[0])
         if len(losses) == 1:
             return results, list(map(dense, tape.gradient(losses[0], variables), variables))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from contract.keeper import Keeper
 
+from mlpug.callbacks import Callback
 from mlpug.errors import MlpugWarning
 from mlpug.trainers import TrainingManager
 
@@ -32,11 +33,22 @@ def uniform(layer, shape):
     return tf.random.uniform(shape)
 
 
+@tf.function
+def compiled(shape):
+    return inner(shape)
+
+
+@tf.function
+def inner(shape):
+    return tf.random.normal(shape)
+
+
 NAMED = {
     "uniform": (uniform, "RandomUniform"),
     "with a seed": (lambda layer, shape: tf.random.normal(shape, seed=3), "RandomStandardNormal"),
     "dropout": (lambda layer, shape: tf.nn.dropout(tf.ones(shape), 0.5), "RandomUniform"),
     "in a branch": (within(uniform), "RandomUniform"),
+    "in a function of a function": (lambda layer, shape: compiled(shape), "RandomStandardNormal"),
 }
 KEPT = {
     "SeedGenerator": lambda layer, shape: keras.random.uniform(shape, seed=layer.seeds),
@@ -55,30 +67,50 @@ class TrainModel(keras.Model):
         return keras.ops.mean((self.net(batch_data[0]) - batch_data[1]) ** 2)
 
 
-def run(backend, way, draw, callbacks, resume_from=None, num_epochs=2):
+def run(backend, way, draw, callbacks, resume_from=None, num_epochs=2, eager=False):
     keras.utils.set_random_seed(1)
     net = keras.Sequential([keras.Input((4,)), Noisy(draw), keras.layers.Dense(1)])
+    net.compile("sgd", "mse", run_eagerly=eager)
+    if way == "as_native":
+        beside = [backend.mlp.callbacks.as_native(*callbacks)] if callbacks else []
+        net.fit(X, X[:, :1], 4, num_epochs, verbose=0, shuffle=False, callbacks=beside)
+        return net.get_weights()
     if way == "from_keras":
-        net.compile("sgd", "mse")
         trainer = backend.mlp.trainers.DefaultTrainer.from_keras(net)
     else:
-        trainer = backend.mlp.trainers.DefaultTrainer(keras.optimizers.SGD(0.01), net)
+        trainer = backend.mlp.trainers.DefaultTrainer(keras.optimizers.SGD(0.01), net, eager_mode=eager)
         trainer.set_training_model(TrainModel(net))
     TrainingManager(trainer, DATA, num_epochs, callbacks).start_training(resume_from)
     return net.get_weights()
 
 
 EACH_WAY = pytest.mark.parametrize("way", ["from_keras", "DefaultTrainer"])
+STEPS = [(way, eager) for way in ("from_keras", "DefaultTrainer", "as_native") for eager in (False, True)]
+OTHER_STEPS = STEPS[1:2] + STEPS[3:]
 
 
-@EACH_WAY
-@pytest.mark.parametrize("kind", NAMED)
-def test_they_are_named_once_where_states_are_kept(backend, tmp_path, way, kind):
+@pytest.mark.parametrize(
+    ("way", "eager", "kind"),
+    [(way, False, kind) for way in ("from_keras", "DefaultTrainer") for kind in NAMED]
+    + [(*step, kind) for step in OTHER_STEPS for kind in ("uniform", "in a function of a function")],
+)
+def test_they_are_named_once_where_states_are_kept(backend, tmp_path, way, eager, kind):
     draw, operation = NAMED[kind]
     with pytest.warns(MlpugWarning, match=rf"operations \({operation}\).* Use keras\.random with a") as told:
-        run(backend, way, draw, [Keeper(tmp_path)])
+        run(backend, way, draw, [Keeper(tmp_path)], eager=eager)
     assert len([each for each in told if each.category is MlpugWarning]) == 1
-    run(backend, way, draw, [])  # nobody could resume it: a warning would be an error
+    run(backend, way, draw, [], eager=eager)  # nobody could resume it: a warning would be an error
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_where_as_native_saves_nothing_it_says_nothing(backend, eager):
+    run(backend, "as_native", uniform, [Callback()], eager=eager, num_epochs=1)
+
+
+@pytest.mark.parametrize(("way", "eager"), OTHER_STEPS)
+@pytest.mark.parametrize("kind", ["SeedGenerator", "tf.random.Generator"])
+def test_what_is_kept_isnt_named_in_other_steps_either(backend, tmp_path, way, eager, kind):
+    run(backend, way, KEPT[kind], [Keeper(tmp_path)], eager=eager, num_epochs=1)
 
 
 @EACH_WAY
