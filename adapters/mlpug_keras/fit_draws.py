@@ -16,6 +16,7 @@ from mlpug.datasets.kinds import kind_of
 from mlpug.datasets.random_states import Snapshot
 from mlpug.datasets.shared_draws import SharedDraws
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
+from mlpug_keras.background_draws import BackgroundDraws
 from mlpug_keras.epoch_hooks import EpochHooks
 from mlpug_keras.epoch_iterators import ObservedIterator
 from mlpug_keras.fit_data import FitData, is_tf_dataset
@@ -65,6 +66,7 @@ class FitDraws(DrawnByHost):
         self._first_to_restore: Any = None
         self._rest: Snapshot | None = None
         self._shared_draws = SharedDraws()
+        self._background = BackgroundDraws(is_seeded=options.seed is not None)
 
     @property
     def batch_size(self) -> int | None:
@@ -168,6 +170,7 @@ class FitDraws(DrawnByHost):
         for first, last, pulls in steps if self._group_size == 1 else self._groups(steps, number):
             has_yielded, feed.pulls = True, pulls
             yield first, last, pulls
+            self._background.last_batch_is_done()
         if self._is_training and self.data.steps_per_epoch is None and host.reads_to_end(self.dataset):
             assert self._round is not None
             next(self._round.iterator, None)  # what the end draws is drawn before the state is noted
@@ -284,10 +287,16 @@ class FitDraws(DrawnByHost):
             self._before_first(current)
         if looks:
             self._shared_draws.before_pull()
-        batch = next(current.iterator) if self._seed is None else self._numbers.drawn(partial(next, current.iterator))
+        pull = partial(next, current.iterator)
+        looks_behind = self.keeps_states and self._kind.can_begin_again and host.reads_in_background(self.dataset)
+        if looks_behind and not current.pulled:
+            pull = partial(self._background.first_batch, pull)
+        batch = pull() if self._seed is None else self._numbers.drawn(pull)
         if looks:
             self._shared_draws.after_pull()
         current.pulled += 1
+        if looks_behind and current.pulled == self._length:
+            self._background.last_batch_is_there()
         return batch
 
     def _before_first(self, current: Round) -> None:
