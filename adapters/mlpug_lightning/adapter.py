@@ -23,6 +23,7 @@ from mlpug_lightning.components import component_state
 from mlpug_lightning.holders import holders_of_callbacks, holders_of_modules
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.loggers import LoggerFeed
+from mlpug_lightning.makeup import BESIDES, KEY, Makeup
 from mlpug_lightning.module import TrainingModule
 from mlpug_lightning.native_callbacks import (
     check_averaging,
@@ -34,10 +35,8 @@ from mlpug_lightning.native_callbacks import (
 from mlpug_lightning.on_lightning import OnLightning
 from mlpug_lightning.settings import ScriptSettings
 from mlpug_lightning.state import (
-    check_optimizers,
     load_model_state,
     load_native_state,
-    load_optimizer_state,
     loop_state,
     native_state,
     optimizer_state,
@@ -87,16 +86,23 @@ class LightningAdapter(OnLightning):
         self._call: Callable[..., Any] | None = None
         self._module: TrainingModule | None = None
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None  # the whole state, until training has started
+        self._makeup = Makeup(self._parts, lambda: self._optimizers)
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
         self._has_warned = False
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
         self._script = ScriptSettings({})
+        self._takes_script_settings = False  # of a resumed run
 
     @property
     def native(self) -> Native:
         """What Lightning works with."""
         return Native(self._trainer, self._module)
+
+    def _parts(self) -> dict[str, torch.nn.Module]:
+        """All that has weights, by name."""
+        parts = {name: part for name, part in self._model_components.items() if isinstance(part, torch.nn.Module)}
+        return parts if self._training_model is None else {**parts, BESIDES: self._training_model}
 
     def set_training_model(self, training_model: Any) -> None:
         """Take a `torch.nn.Module`."""
@@ -114,7 +120,9 @@ class LightningAdapter(OnLightning):
         self._module = module = self._new_module(run)
         self._is_stopped, self._at_cut = False, None
         check_averaging([*trainer.callbacks, *run.listeners], module)
-        if self._resumed is not None:
+        if self._resumed is None:
+            self._makeup.note()
+        else:
             check_resumable([*trainer.callbacks, *run.listeners])
         restoring = self._start_counting(run)
         own_callbacks, own_limit = trainer.callbacks, trainer.limit_train_batches
@@ -124,7 +132,9 @@ class LightningAdapter(OnLightning):
 
         loggers = [LoggerFeed(trainer, run.logs)] if trainer.loggers else []
         listeners = as_native_callbacks([*run.listeners[:-1], *loggers], module.latest)
-        last = LastBridge(run.listeners[-1:], module.latest, on_epoch_told=tell_all)
+        last = LastBridge(
+            run.listeners[-1:], module.latest, on_epoch_told=tell_all, on_started=self._start_hooks_called
+        )
         callbacks = [First(run), *own_callbacks, *listeners, last, *restoring]
         tell_all()
         # Also a trainer that has trained before trains this many more.
@@ -133,13 +143,14 @@ class LightningAdapter(OnLightning):
             trainer.limit_train_batches = run.num_batches_per_epoch or own_limit
         try:
             if run.first_epoch >= run.num_epochs:  # resumed at its end: Lightning would do nothing, and tell nobody
-                tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring)
+                tell_start_and_end(run.listeners, run.num_batches_per_epoch, restoring, self._start_hooks_called)
                 return
             with unwrapped(), running(trainer), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "train_dataloader yielded None")  # which is said here
                 trainer.fit(module, train_dataloaders=WholeLoader(Batches(run.dataset, trainer), run.dataset))
         finally:
             trainer.callbacks, trainer.limit_train_batches = own_callbacks, own_limit
+            self._resumed = None
 
     def _new_module(self, run: Run) -> TrainingModule:
         assert self._training_model is not None
@@ -161,10 +172,22 @@ class LightningAdapter(OnLightning):
         if self._resumed is None:
             self._script = ScriptSettings(self._optimizers)
             return []
-        state, self._resumed = self._resumed, None
+        state = self._resumed["lightning"]
         self._first_epoch = state["loops"]["first_epoch"]
         start_loops_at(self._trainer, state["loops"], run.first_epoch, run.first_batch)
         return [Restoring(partial(load_native_state, self._trainer, state))]
+
+    def _start_hooks_called(self) -> None:
+        """Every callback has heard that training starts, and may have begun anew: a resumed run goes on from here."""
+        state, self._resumed = self._resumed, None
+        if state is None:
+            self._makeup.note_trained()
+            return
+        self._load_weights(state)
+        load_native_state(self._trainer, state["lightning"], only_changed=True)
+        self._makeup.note_trained()
+        self._load_optimizers(self._makeup.load_optimizers, state)
+        self._makeup.give_back_trained(state)
 
     def stop(self) -> None:
         """End training after this batch, or this epoch's end."""
@@ -211,6 +234,7 @@ class LightningAdapter(OnLightning):
                 for name, optimizer in self._optimizers.items()
             },
             "lightning": self._at_cut or self._host_state(),
+            KEY: self._makeup.state(),
         }
 
     def _host_state(self) -> dict[str, Any]:
@@ -228,18 +252,27 @@ class LightningAdapter(OnLightning):
             trainer.callbacks = [callback for callback in trainer.callbacks if is_ours(callback)]
 
     def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
-        """Weights and optimizers at once; Lightning and its callbacks when it starts."""
-        assert self._training_model is not None
+        """Weights and optimizers at once, and again when training has started; Lightning and its callbacks then."""
+        self._makeup.check_early(state)
+        self._makeup.note()
         self._script = ScriptSettings(self._optimizers)
-        check_optimizers(self._optimizers, state["optimizers"])
-        load_model_state(self._training_model, self._model_components, state)
-        for name, optimizer in self._optimizers.items():
-            load_optimizer_state(optimizer, state["optimizers"][name])
-        if optimizer_settings == SCRIPT:
-            self._script.put_back(self._optimizers)
+        self._takes_script_settings = optimizer_settings == SCRIPT
+        self._load_weights(state)
+        self._load_optimizers(self._makeup.load_early, state)
         if self.process.rank == 0:
             self._script.tell(self._optimizers, state["optimizers"], optimizer_settings)
-        self._resumed = state["lightning"]
+        self._resumed = state
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        assert self._training_model is not None
+        self._makeup.make_model_again(state)
+        load_model_state(self._training_model, self._model_components, state)
+        self._makeup.give_back_pruned(state)
+
+    def _load_optimizers(self, load: Callable[[Mapping[str, Any]], None], state: dict[str, Any]) -> None:
+        load(state)
+        if self._takes_script_settings:
+            self._script.put_back(self._optimizers)
 
     def holders(self) -> Iterator[Holder]:
         """The training model, the components and what is in them; Lightning's callbacks."""

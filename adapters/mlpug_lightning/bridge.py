@@ -73,11 +73,29 @@ class LateBridge(Bridge, pl.callbacks.Checkpoint):
 
 
 class LastBridge(LateBridge):
-    """When its listeners have heard of the end of an epoch, everybody has."""
+    """When its listeners have heard of the end of an epoch, everybody has.
 
-    def __init__(self, listeners: Sequence[Events], latest: Latest, on_epoch_told: Callable[[], None]) -> None:
+    Args:
+        listeners: mlpug's.
+        latest: what the latest step did.
+        on_epoch_told: called then.
+        on_started: called when all others have heard that training starts.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Events],
+        latest: Latest,
+        on_epoch_told: Callable[[], None],
+        on_started: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(listeners, latest)
         self._on_epoch_told = on_epoch_told
+        self._on_started = on_started
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._on_started()
+        super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -129,13 +147,18 @@ def as_native_callbacks(listeners: Sequence[Any], latest: Latest, kind: type[Bri
 
 
 def tell_start_and_end(
-    listeners: Sequence[Any], num_batches_per_epoch: int | None, restoring: Sequence[Restoring]
+    listeners: Sequence[Any],
+    num_batches_per_epoch: int | None,
+    restoring: Sequence[Restoring],
+    on_started: Callable[[], None] = lambda: None,
 ) -> None:
-    """The events of a run in which there is nothing to do."""
+    """The events of a run in which there is nothing to do; `on_started` before the last listener hears of its start."""
     for callback in restoring:
         callback.restore()
     ours = [listener for listener in listeners if not isinstance(listener, pl.Callback)]
-    tell(ours, "training_started", num_batches_per_epoch)
+    tell(ours[:-1], "training_started", num_batches_per_epoch)
+    on_started()
+    tell(ours[-1:], "training_started", num_batches_per_epoch)
     tell(ours, "training_ended")
 
 

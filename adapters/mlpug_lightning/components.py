@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,15 @@ def load_model_checkpoint(path: PathLike) -> ModelCheckpoint:
     return read_model_checkpoint(path, "pytorch", prepared)
 
 
-def component_state(component: Any) -> dict[str, Any]:
+def component_state(component: Any, only: Container[str] | None = None) -> dict[str, Any]:
     """The module's `state_dict` as arrays, by torch's own names; on the CPU they are views of the weights.
 
     What a module's `get_extra_state` gives is under its name as plain data. A module that `torch.compile` made has the
     names of the one that it was made of.
+
+    Args:
+        component: the module.
+        only: names; None for all.
 
     Raises:
         StateError: not a module, weights that aren't there yet, or something that a checkpoint can't hold.
@@ -63,7 +67,8 @@ def component_state(component: Any) -> dict[str, Any]:
             f"A model component must be a torch.nn.Module to be saved, not {component!r}. "
             "Leave it out of model_components."
         )
-    return {name: _plain(name, value) for name, value in _state_dict(component).items()}
+    tensors = _state_dict(component)
+    return {name: _plain(name, value) for name, value in tensors.items() if only is None or name in only}
 
 
 def load_component_state(component: Any, state: Mapping[str, Any], name: str, same_dtypes: bool = False) -> None:
@@ -105,15 +110,25 @@ def prepared(component: Any, state: Mapping[str, Any], name: str, same_dtypes: b
 
 
 def _assign(component: torch.nn.Module, values: Mapping[str, Any]) -> None:
-    _uncompiled(component).load_state_dict(values)
+    uncompiled(component).load_state_dict(values)
 
 
-def _uncompiled(component: torch.nn.Module) -> torch.nn.Module:
+def uncompiled(component: torch.nn.Module) -> torch.nn.Module:
+    """The module that `torch.compile` made this one of; else itself."""
     return component._modules.get("_orig_mod") or component
 
 
 def _state_dict(component: torch.nn.Module) -> Any:
-    return _uncompiled(component).state_dict(keep_vars=True)  # of tied weights, the very same one
+    return uncompiled(component).state_dict(keep_vars=True)  # of tied weights, the very same one
+
+
+def has_lazy(component: torch.nn.Module) -> bool:
+    """Whether it has weights that aren't there yet.
+
+    >>> has_lazy(torch.nn.Sequential(torch.nn.LazyLinear(3)))
+    True
+    """
+    return any(torch.nn.parameter.is_lazy(value) for value in _state_dict(component).values())
 
 
 def _is_extra(path: str) -> bool:

@@ -18,6 +18,7 @@ from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_o
 from mlpug_lightning.components import component_state
 from mlpug_lightning.holders import holders_of_run
 from mlpug_lightning.host import check_is_ours, pl, replaced, running
+from mlpug_lightning.makeup import KEY, Makeup
 from mlpug_lightning.module import Latest
 from mlpug_lightning.native_callbacks import check_counting, show_metrics, warn_if_not_resumable
 from mlpug_lightning.on_lightning import OnLightning
@@ -82,6 +83,7 @@ class PortedAdapter(OnLightning):
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
         self._lent: LentTrainer | None = None  # while it runs
         self._script = ScriptSettings({})
+        self._makeup = Makeup(lambda: {"model": module}, self._optimizers)
 
     @property
     def native(self) -> Native:
@@ -133,6 +135,7 @@ class PortedAdapter(OnLightning):
             self._module.trainer = trainer
             self._module.configure_model()
             assert self._resumed is not None
+            self._makeup.note()
             self._resumed.load_weights()
             tell_start_and_end(run.listeners, run.num_batches_per_epoch, [])
             return
@@ -153,8 +156,9 @@ class PortedAdapter(OnLightning):
     def attach(self, run: Run) -> list[Any]:
         """For a ``fit`` that somebody else calls: what tells the run's listeners, in the order to be called in."""
         self._is_attached = True
-        leading, settling = self._first_and_last(run, on_started=lambda: None, on_epoch_told=lambda: None)
+        leading, settling = self._first_and_last(run, on_started=self._makeup.note_trained, on_epoch_told=lambda: None)
         return [
+            AtFitStart(self._makeup.note),
             leading,
             AtFitStart(self._optimizers_made),
             EpochMetrics(run, self._latest),
@@ -172,7 +176,7 @@ class PortedAdapter(OnLightning):
             run, partial(self._training_started, run), on_epoch_told=self._lent.tell_all
         )
         resumed = self._resumed
-        first = [leading, AtFitStart(self._optimizers_made)]
+        first = [leading, AtFitStart(self._makeup.note), AtFitStart(self._optimizers_made)]
         if resumed is not None:
             first.append(AtFitStart(resumed.before_hooks))
         last: list[Any] = [settling]
@@ -265,7 +269,9 @@ class PortedAdapter(OnLightning):
     def _start_hooks_called(self, strategy: Any) -> None:
         """Callbacks and the module have heard that training starts; the strategy is the last."""
         type(strategy).on_train_start(strategy)
-        if self._resumed is not None:
+        if self._resumed is None:
+            self._makeup.note_trained()
+        else:
             self._resumed.after_start(self._optimizers(), self._script)
 
     def evaluate(self, batch: Any, evaluate_settings: Any) -> StepOutput:
@@ -290,6 +296,7 @@ class PortedAdapter(OnLightning):
             },
             "gradients": gradients_state(trainer, self._module),
             "lightning": self._at_cut or self._host_state(),
+            KEY: self._makeup.state(),
         }
 
     def _host_state(self) -> dict[str, Any]:
@@ -308,7 +315,7 @@ class PortedAdapter(OnLightning):
                 "The checkpoint is of a DefaultTrainer with a training model, not of one made by from_lightning: load "
                 "the weights alone, by mlp.load_model_checkpoint(path)."
             )
-        self._resumed = Resumed(self._trainer, self._module, state, optimizer_settings)
+        self._resumed = Resumed(self._trainer, self._module, state, optimizer_settings, self._makeup)
 
     def holders(self) -> Iterator[Holder]:
         """The module and what is in it, the data, and Lightning's callbacks."""

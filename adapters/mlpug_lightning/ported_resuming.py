@@ -10,6 +10,7 @@ import torch
 from mlpug.optimizer_settings import SCRIPT
 from mlpug_lightning.components import load_component_state
 from mlpug_lightning.host import pl
+from mlpug_lightning.makeup import KEY, Makeup
 from mlpug_lightning.native_callbacks import check_resumable
 from mlpug_lightning.ported_data import LightningData
 from mlpug_lightning.ported_gradients import check_same_accumulation, load_gradients
@@ -22,7 +23,6 @@ from mlpug_lightning.ported_state import (
 )
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.settings import ScriptSettings
-from mlpug_lightning.state import check_optimizers, load_optimizer_state
 
 
 class Resumed:
@@ -33,18 +33,24 @@ class Resumed:
         module: the user's.
         state: what the adapter's `state` gave.
         optimizer_settings: whose.
+        makeup: of the module and its optimizers.
     """
 
     def __init__(
-        self, trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any], optimizer_settings: str
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        state: Mapping[str, Any],
+        optimizer_settings: str,
+        makeup: Makeup,
     ) -> None:
         self._trainer = trainer
         self._module = module
         self._state = state
+        self._makeup = makeup
         self._host: Mapping[str, Any] = state["lightning"]
         self._is_within_an_epoch = False
         self._optimizer_settings = optimizer_settings
-        self._has_told = trainer.global_rank > 0
 
     @property
     def first_epoch(self) -> int:
@@ -68,7 +74,9 @@ class Resumed:
 
     def load_weights(self) -> None:
         """Those of the module."""
+        self._makeup.make_model_again(self._state)
         load_component_state(self._module, self._state["model"]["model"], "model", same_dtypes=True)
+        self._makeup.give_back_pruned(self._state)
 
     def before_hooks(self) -> None:
         """Before anybody hears that ``fit`` starts."""
@@ -79,26 +87,35 @@ class Resumed:
 
     def after_hooks(self, optimizers: Mapping[str, torch.optim.Optimizer], script: ScriptSettings) -> None:
         """When everybody has heard of it: the optimizers are those that will train."""
-        frozen = set(self._host["frozen"])
-        for name, parameter in self._module.named_parameters():
-            if parameter.requires_grad == (name in frozen):  # a callback froze it anew, or hasn't yet
-                parameter.requires_grad_(name not in frozen)
-        check_optimizers(optimizers, self._state["optimizers"])
-        for name, optimizer in optimizers.items():
-            load_optimizer_state(optimizer, self._state["optimizers"][name])
-        if self.takes_script_settings:
-            script.put_back(optimizers)
-        load_schedules(self._trainer, self._host, script if self.takes_script_settings else None)
-        if not self._has_told:
-            self._has_told = True
-            script.tell(optimizers, self._state["optimizers"], self._optimizer_settings)
+        self._makeup.check_early(self._state)
+        self._makeup.load_early(self._state)
+        self._set_as_told(optimizers, script)
 
     def after_start(self, optimizers: Mapping[str, torch.optim.Optimizer], script: ScriptSettings) -> None:
         """When every hook at the start of training was called, the module's own last: give it all back once more."""
         self.load_weights()
         load_after_hooks(self._trainer, self._module, self._state)
-        self.after_hooks(optimizers, script)
+        self._makeup.note_trained()
+        self._makeup.load_optimizers(self._state)
+        self._makeup.give_back_trained(self._state)
+        self._freeze_as_before()
+        self._set_as_told(optimizers, script)
+        if self._trainer.global_rank == 0:
+            script.tell(optimizers, self._state["optimizers"], self._optimizer_settings)
         load_gradients(self._module, self._state["gradients"])
+
+    def _set_as_told(self, optimizers: Mapping[str, torch.optim.Optimizer], script: ScriptSettings) -> None:
+        """Once optimizers have their states: their settings, and schedules."""
+        if self.takes_script_settings:
+            script.put_back(optimizers)
+        load_schedules(self._trainer, self._host, script if self.takes_script_settings else None)
+
+    def _freeze_as_before(self) -> None:
+        """A file of mlpug 0.1 has all that were frozen, and not what the run had changed."""
+        if KEY not in self._state:
+            frozen = set(self._host["frozen"])
+            for name, parameter in self._module.named_parameters():
+                parameter.requires_grad_(name not in frozen)
 
     def accumulate_on(self) -> None:
         """When a callback that says how many batches make an update has checked that nobody else does."""

@@ -51,7 +51,6 @@ def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int
         "logged": {name: _plain(_own(getattr(trainer._logger_connector, name))) for name in _SHOWN},
         "results": _results_state(trainer),
         "metrics": {path: _metric_state(metric) for path, metric in _metrics_of(module)},
-        "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
         "kept": _kept_by_hooks(trainer, module),
     }
 

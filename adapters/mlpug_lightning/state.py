@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,16 +26,19 @@ from mlpug_lightning.arrays import (
     placed_to_plain,
 )
 from mlpug_lightning.bridge import is_ours
-from mlpug_lightning.components import component_state, prepared
+from mlpug_lightning.components import component_state, has_lazy, prepared
 from mlpug_lightning.host import pl
 
 
 def remaining_state(training_model: torch.nn.Module, components: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
     """What the training model holds besides its components, such as a loss function with weights of its own."""
+    return component_state(training_model, only=_remaining(training_model, components))
+
+
+def _remaining(training_model: torch.nn.Module, components: Mapping[str, torch.nn.Module]) -> set[str]:
     of_components = {id(value) for part in components.values() for value in part.state_dict(keep_vars=True).values()}
     tensors = training_model.state_dict(keep_vars=True)
-    arrays = component_state(training_model)
-    return {path: arrays[path] for path, value in tensors.items() if id(value) not in of_components}
+    return {path for path, value in tensors.items() if id(value) not in of_components}
 
 
 def load_model_state(
@@ -42,13 +46,15 @@ def load_model_state(
 ) -> None:
     """Give the components, and what the training model holds besides them, their weights."""
     check_names("model components", components, state["model"])
-    remaining = remaining_state(training_model, components)
-    kept = {path: array for path, array in component_state(training_model).items() if path not in remaining}
-    assignments = [  # the components last: what is kept of them here are the weights from before
-        prepared(training_model, {**kept, **state["training_model"]}, "training_model", same_dtypes=True),
-        *(prepared(part, state["model"][name], name, same_dtypes=True) for name, part in components.items()),
-    ]
-    for assign in assignments:
+    parts = [prepared(part, state["model"][name], name, same_dtypes=True) for name, part in components.items()]
+    if any(has_lazy(part) for part in components.values()):
+        for assign in parts:  # first: before they aren't there, nothing can be said about the training model
+            assign()
+    remaining = _remaining(training_model, components)
+    kept = component_state(training_model, only=training_model.state_dict(keep_vars=True).keys() - remaining)
+    # The components last: what is kept of them here are the weights from before.
+    prepared(training_model, {**kept, **state["training_model"]}, "training_model", same_dtypes=True)()
+    for assign in parts:
         assign()
 
 
@@ -70,9 +76,17 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Give it back; what torch's own loading of a parameter's values doesn't bear is set as it is."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], copies: bool = False) -> None:
+    """Give it back; what torch's own loading of a parameter's values doesn't bear is set as it is.
+
+    Args:
+        optimizer: whose it is.
+        state: what `optimizer_state` gave.
+        copies: whether the optimizer gets memory of its own, because the same will be given back once more.
+    """
     native, parameters = native_optimizer_state(state), parameters_of(optimizer)
+    if copies:
+        native = copy.deepcopy(native)
     of_parameters = {key: values for key, values in native["state"].items() if key in range(len(parameters))}
     unusual = {number: values for number, values in of_parameters.items() if not _is_usual(number, values)}
     usual = {key: values for key, values in native["state"].items() if key not in unusual}
@@ -108,7 +122,7 @@ def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Ma
     check_names("optimizers", optimizers, states)
     for name, optimizer in optimizers.items():
         check_optimizer_class(name, type(optimizer).__qualname__, states[name]["class"])
-        shapes = [list(parameter.shape) for parameter in parameters_of(optimizer)]
+        shapes = [_shape_beside(each, found) for each, found in _pairs(optimizer, states[name]["shapes"])]
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         found_groups = states[name]["param_groups"]  # None of an optimizer whose state dict has none
         found_sizes = sizes if found_groups is None else [len(group["params"]) for group in found_groups]
@@ -117,6 +131,16 @@ def check_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], states: Ma
                 f"The optimizer {name!r} has other parameters than in the checkpoint: expected groups of {sizes} "
                 f"parameters with the shapes {shapes}, found groups of {found_sizes} with {states[name]['shapes']}."
             )
+
+
+def _pairs(optimizer: torch.optim.Optimizer, shapes: list[Any]) -> Iterable[tuple[torch.Tensor, Any]]:
+    parameters = parameters_of(optimizer)
+    return zip(parameters, [*shapes, *[None] * len(parameters)], strict=False)
+
+
+def _shape_beside(parameter: torch.Tensor, found: Any) -> Any:
+    """A parameter that isn't there yet takes the shape that it finds."""
+    return found if torch.nn.parameter.is_lazy(parameter) else list(parameter.shape)
 
 
 def native_state(trainer: pl.Trainer) -> dict[str, Any]:
