@@ -17,6 +17,7 @@ from mlpug.optimizer_settings import SCRIPT
 from mlpug.step_output import as_step_output
 from mlpug.stop_iteration import unwrapped
 from mlpug.validation import known_length
+from mlpug_lightning.averaged_weights import averages_in
 from mlpug_lightning.batches import Batches, WholeLoader, check_one_loader, to_device
 from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
@@ -215,8 +216,13 @@ class LightningAdapter(OnLightning):
         return as_step_output(returned, batch)
 
     def model_state(self) -> dict[str, dict[str, Any]]:
-        """The state dict of each component."""
-        return {name: component_state(part) for name, part in self._model_components.items()}
+        """The state dict of each component; where a callback of Lightning's averages weights, the averages."""
+        trainer: Any = self._trainer
+        averages = averages_in(trainer.callbacks)
+        return self._trained_state() if averages is None else _states(dict(averages.model_components.items()))
+
+    def _trained_state(self) -> dict[str, dict[str, Any]]:
+        return _states(self._model_components)
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizers, and what Lightning and its callbacks have counted."""
@@ -227,7 +233,7 @@ class LightningAdapter(OnLightning):
         trainer: Any = self._trainer
         self._has_warned = self._has_warned or warn_if_not_resumable(trainer.callbacks)
         return {
-            "model": self.model_state(),
+            "model": self._trained_state(),
             "training_model": remaining_state(module.training_model, self._model_components),
             "optimizers": {
                 name: self._script.added_to(optimizer_state(optimizer), name)
@@ -304,6 +310,10 @@ class LightningAdapter(OnLightning):
         """What Lightning's own callbacks add or log, those that the Lightning `Trainer` came with too."""
         trainer: Any = self._trainer
         return monitored_besides([*trainer.callbacks, *callbacks])
+
+
+def _states(components: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: component_state(part) for name, part in components.items()}
 
 
 def _check_optimizer(name: str, optimizer: Any) -> None:

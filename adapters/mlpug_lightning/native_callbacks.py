@@ -11,6 +11,7 @@ import torch
 from mlpug.callbacks.native_names import NativeLogs
 from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.logs import Logs
+from mlpug_lightning.averaged_weights import is_averaging
 from mlpug_lightning.host import pl
 
 _PORT = "let Lightning optimize: bring the LightningModule to DefaultTrainer.from_lightning(module)"
@@ -100,6 +101,7 @@ def not_resumable(callbacks: Sequence[Any]) -> list[str]:
         if isinstance(callback, pl.callbacks.StochasticWeightAveraging)
         or (
             isinstance(callback, pl.Callback)
+            and not is_averaging(callback)
             and type(callback).on_save_checkpoint is not pl.Callback.on_save_checkpoint
         )
     ]

@@ -14,6 +14,7 @@ from mlpug.errors import CheckpointMismatchError, ConfigurationError
 from mlpug.model_checkpoint import check_is_whole, check_names
 from mlpug.stop_iteration import unwrapped
 from mlpug_lightning.adapter import Native
+from mlpug_lightning.averaged_weights import TrainedWeights, averages_in
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
 from mlpug_lightning.holders import holders_of_run
@@ -83,6 +84,7 @@ class PortedAdapter(OnLightning):
         self._at_cut: dict[str, Any] | None = None  # the host's state where an epoch was cut short
         self._lent: LentTrainer | None = None  # while it runs
         self._script = ScriptSettings({})
+        self._trained = TrainedWeights()
         self._makeup = Makeup(lambda: {"model": module}, self._optimizers)
 
     @property
@@ -144,7 +146,16 @@ class PortedAdapter(OnLightning):
         last_start_hook = replaced(
             trainer.strategy, "on_train_start", partial(self._start_hooks_called, trainer.strategy)
         )
-        with unwrapped(), running(trainer), draws, chunks.used(), self._before_validation.noted(), last_start_hook:
+        averages = self._trained.noted(trainer.callbacks)
+        with (
+            unwrapped(),
+            running(trainer),
+            draws,
+            chunks.used(),
+            self._before_validation.noted(),
+            last_start_hook,
+            averages,
+        ):
             trainer.fit(
                 self._module,
                 train_dataloaders=data.given,
@@ -279,17 +290,22 @@ class PortedAdapter(OnLightning):
         return evaluated(self._trainer, self._module, None if self._data is None else self._data.datamodule, batch)
 
     def model_state(self) -> dict[str, dict[str, Any]]:
-        """The module's state dict."""
-        return {"model": component_state(self._module)}
+        """The module's state dict; where a callback of Lightning's averages weights, the averages."""
+        trainer: Any = self._trainer
+        averages = averages_in(trainer.callbacks)
+        return {"model": component_state(self._module if averages is None else averages)}
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizers, and what Lightning and the module have counted."""
+        return self._trained.taken(self._module, self._state)
+
+    def _state(self) -> dict[str, Any]:
         assert self._leading is not None
         check_is_whole(not self._leading.undo_step(self._trainer.global_step))
         trainer: Any = self._trainer
         self._has_warned = self._has_warned or warn_if_not_resumable(trainer.callbacks)
         return {
-            "model": self.model_state(),
+            "model": {"model": component_state(self._module)},
             "optimizers": {
                 name: self._script.added_to(optimizer_state(optimizer), name)
                 for name, optimizer in self._optimizers().items()

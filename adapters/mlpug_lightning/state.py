@@ -25,6 +25,7 @@ from mlpug_lightning.arrays import (
     placed_from_plain,
     placed_to_plain,
 )
+from mlpug_lightning.averaged_weights import averaged_state, is_averaging, load_averaged_state
 from mlpug_lightning.bridge import is_ours
 from mlpug_lightning.components import component_state, has_lazy, prepared
 from mlpug_lightning.host import pl
@@ -148,6 +149,7 @@ def native_state(trainer: pl.Trainer) -> dict[str, Any]:
     return {
         "callbacks": {key: to_plain(callback.state_dict(), leaf_to_plain) for key, callback in _by_key(trainer)},
         "precision": to_plain(trainer.precision_plugin.state_dict(), leaf_to_plain),
+        "averages": {key: averaged_state(callback) for key, callback in _by_key(trainer) if is_averaging(callback)},
     }
 
 
@@ -166,6 +168,9 @@ def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any], only_change
             callback_state = from_plain(state["callbacks"][key], leaf_from_plain)
             if callback_state:
                 callback.load_state_dict(callback_state)
+        if is_averaging(callback) and not only_changed:
+            was_there, averages = key in state["callbacks"], state.get("averages", {})
+            load_averaged_state(callback, averages.get(key), was_there, trainer.lightning_module)
     precision_state = from_plain(state["precision"], leaf_from_plain)
     if precision_state:
         trainer.precision_plugin.load_state_dict(precision_state)

@@ -281,3 +281,29 @@ def test_what_no_script_can_make_again_is_refused_when_it_is_saved(tmp_path, way
     with pytest.raises(StateError, match=REFUSED[what]):
         way(Module(), [keeper, Changes(what)])
     assert max(batches for _, batches in keeper.saved) == CHANGED_AFTER[0] - 1
+
+
+class Backbone(Module):
+    """Lightning's callback looks for a backbone by that name."""
+
+    def __init__(self):
+        super().__init__(only_head=True)
+        self.backbone = self.body
+
+
+def finetuned(callbacks, resume_from=None):
+    finetuning = pl.callbacks.BackboneFinetuning(1, lambda epoch: 1.5, backbone_initial_ratio_lr=0.5)
+    return train_ported(Backbone(), [*callbacks, finetuning], resume_from)
+
+
+def test_lightnings_own_finetuning_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "NUM_EPOCHS", 3)
+    torch.manual_seed(0)
+    keeper = Keeper(tmp_path)
+    expected = finetuned([keeper])
+    assert len(expected["groups"]) == 2
+    assert expected["trained"]["body.weight"]
+    for number in (2, 4, 6, 8):  # frozen, about to join, in the epoch in which they joined, at its end
+        torch.manual_seed(9)
+        path = [path for path, batches in keeper.saved if batches == number][-1]
+        assert same(finetuned([], path), expected)

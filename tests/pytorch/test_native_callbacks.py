@@ -477,7 +477,7 @@ def test_a_run_resumed_after_any_batch_equals_one_that_never_stopped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: natives.StochasticWeightAveraging(swa_lrs=0.1), lambda: natives.EMAWeightAveraging()]
+    "make", [lambda: natives.StochasticWeightAveraging(swa_lrs=0.1), lambda: natives.ModelPruning("l1_unstructured")]
 )
 def test_a_run_that_couldnt_go_on_exactly_says_so_and_isnt_resumed(make, tmp_path):
     keeper, name = Keeper(tmp_path), type(make()).__name__
