@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from mlpug.adapter import DataOptions, Holder, Process, Run, StepOutput
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.model_checkpoint import check_is_whole
 from mlpug.optimizer_settings import CHECKPOINT
 from mlpug.step_output import counted
@@ -44,6 +44,7 @@ from mlpug_keras.state import (
     model_state,
     optimizer_state,
 )
+from mlpug_keras.trained_flags import KEY, TrainedFlags
 from mlpug_keras.trained_weights import TrainedWeights
 from mlpug_keras.training_model import checked_training_model
 
@@ -84,10 +85,12 @@ class KerasAdapter:
         self._model: Any = None
         self._natives = NativeState()
         self._trained = TrainedWeights()
+        self._flags = TrainedFlags(self._parts)
         self._weights_to_load: dict[str, Any] | None = None
         self._natives_to_load: dict[str, Any] | None = None
         self._script = ScriptSettings({})
         self._optimizer_settings = CHECKPOINT  # whose, of a resumed run
+        self._resumed: dict[str, Any] | None = None  # the whole state, until training has started
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
         self._check_devices([*optimizers.values(), *_layers(model_components.values())])
@@ -126,6 +129,7 @@ class KerasAdapter:
         if computes_in_float16(training_model):
             self._optimizers.scale_losses()
         model.step = self._step(model, self._optimizers, self._eager, self._compile_kwargs, self._signature)
+        model.step.tracing = self._flags.as_traced
         if _is_built(model):
             self._optimizers.build(model)
         (_, first), *_ = self._optimizers.items()  # Keras's own callbacks find one at the model
@@ -217,7 +221,11 @@ class KerasAdapter:
         weights = model_state(self._model.training_model, self._model_components, instead)
         natives = self._natives_to_load or self._at_cut or self._native_state()
         held = arrays_of(self._held().all())
-        return {**weights, "optimizers": optimizers, "held": held, "keras": natives}
+        flags = {KEY: self._flags.state()}
+        return {**weights, "optimizers": optimizers, "held": held, "keras": natives, **flags}
+
+    def _parts(self) -> dict[str, Any]:
+        return {**self._model_components, "": self._model.training_model}
 
     def _native_state(self) -> dict[str, Any]:
         running_loss = self._model.latest.running_loss
@@ -237,7 +245,7 @@ class KerasAdapter:
         """At once where everything is built; else when the first batch has built it."""
         self._script = ScriptSettings(dict(self._optimizers.items()))
         self._optimizer_settings = optimizer_settings
-        self._weights_to_load = state
+        self._weights_to_load = self._resumed = state
         self._natives_to_load = state["keras"]
         model = self._model
         if _is_built(model):
@@ -288,6 +296,9 @@ class KerasAdapter:
             return
         state, self._weights_to_load = self._weights_to_load, None
         check_optimizers(dict(self._optimizers.items()), state["optimizers"])
+        self._give_back(state)
+
+    def _give_back(self, state: dict[str, Any]) -> None:
         load_model_state(self._model.training_model, self._model_components, state)
         for name, optimizer in self._optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][name])
@@ -300,7 +311,15 @@ class KerasAdapter:
         return held_variables({"": self._model.training_model, **self._model_components}, optimizers)
 
     def _load_natives(self) -> None:
-        """What Keras's own callbacks remember of the run that is resumed."""
+        """All have heard that training starts, and may have begun anew: what the run that is resumed goes on with."""
+        whole, self._resumed = self._resumed, None
+        if whole is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", MlpugWarning)  # which was said when it was loaded
+                self._give_back(whole)
+        self._flags.note()
+        if whole is not None:
+            self._flags.give_back(whole.get(KEY, {}))
         state, self._natives_to_load = self._natives_to_load, None
         held = self._held()
         if held.untold:

@@ -205,6 +205,7 @@ class Callbacks(keras.callbacks.CallbackList):
         self._logs_of_epoch: dict[str, Any] = {}
         self._on_started = on_started
         self._on_cut_short = on_cut_short
+        self._step = model.step
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -220,8 +221,10 @@ class Callbacks(keras.callbacks.CallbackList):
                 self._running_loss.reset()
             for callback in self.callbacks[1:]:
                 callback.on_epoch_begin(epoch, logs or {})
+        self._step.check_trained()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._step.check_trained()
         self._feed.on_epoch_end(epoch, logs)
         tells_natives = self._feed.is_epoch_completed or self._on_cut_short()
         native_logs = self._native_logs(logs, within_epoch=False)

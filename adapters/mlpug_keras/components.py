@@ -100,6 +100,17 @@ def component_variables(component: Any, random: bool = False) -> dict[str, Any]:
     return {**walk.weights, **walk.of_run} if random else walk.weights
 
 
+def trainables(component: keras.layers.Layer) -> list[tuple[str, Any]]:
+    """The layers in a layer and their weights, by path; each layer before what is in it.
+
+    >>> [path for path, _ in trainables(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))]
+    ['', 'dense.', 'dense.kernel', 'dense.bias']
+    """
+    walk = _Walk()
+    walk.through(component, "")
+    return walk.trainables
+
+
 def load_component_state(component: Any, state: Mapping[str, Any], name: str, same_dtypes: bool = False) -> None:
     """Give a layer what `component_state` gave.
 
@@ -158,6 +169,7 @@ class _Walk:
     Attributes:
         weights: by path.
         of_run: seeds, and the variables of metrics, by path.
+        trainables: layers and weights, by path, in the order in which they were met.
         unbuilt: what layers are called that aren't built.
         seen: ids of the layers and variables that were met.
     """
@@ -165,11 +177,13 @@ class _Walk:
     def __init__(self) -> None:
         self.weights: dict[str, Any] = {}
         self.of_run: dict[str, Any] = {}
+        self.trainables: list[tuple[str, Any]] = []
         self.unbuilt: list[str] = []
         self.seen: set[int] = set()
 
     def through(self, layer: Any, path: str) -> None:
         self.seen.add(id(layer))
+        self.trainables.append((path, layer))
         if not layer.built:
             self.unbuilt.append(path.rstrip(".") or type(layer).__name__)
         members = list(_members_of(layer))
@@ -194,6 +208,8 @@ class _Walk:
         if id(variable) not in self.seen:
             self.seen.add(id(variable))
             found[path] = variable
+            if found is self.weights:
+                self.trainables.append((path, variable))
 
 
 class _Names:

@@ -31,6 +31,7 @@ class Moments:
     cut_short: Callable[[], bool]  # a stop ended the epoch; says whether Keras's own callbacks are to hear of it
     epoch_logs: Callable[[Mapping[str, Any]], None]  # Keras's logs of an epoch, before anybody hears of its end
     stops: Callable[[], bool]  # whether ``fit`` is to end with the epoch
+    check_trained: Callable[[], None]  # between epochs: a hook may have frozen what can't be frozen any more
 
 
 class FitCallbacks(keras.callbacks.CallbackList):
@@ -93,6 +94,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
         if not self._feed.first_batch:  # else this epoch's start was heard before the run was resumed
             for callback in self.callbacks:
                 callback.on_epoch_begin(epoch, logs or {})
+        self._moments.check_trained()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._feed.begin_step()
@@ -111,6 +113,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         feed, moments = self._feed, self._moments
+        moments.check_trained()
         feed.end_epoch()
         if feed.is_epoch_completed:
             moments.epoch_drawn()

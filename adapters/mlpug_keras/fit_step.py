@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -40,19 +40,22 @@ class FitStep:
         latest: the batch that is trained on, and what it gave.
         logs: what the step said last, as ``fit`` has them: means over the epoch so far, still on the device.
         keeps_states: whether the run may be resumed.
+        first: what the next step is made in; None where nothing is around it.
     """
 
     def __init__(self, model: keras.Model, has_chunks: bool) -> None:
         self.latest = Latest()
         self.logs: dict[str, Any] = {}
         self.keeps_states = False
+        self.first: Callable[[], AbstractContextManager[None]] | None = None
         self._model = model
         self._view = CompiledModel(model, self.latest)
         make = partial(Step, self._view, eager=model.run_eagerly, compile_kwargs={}, signature=None)
         self._optimizers = Optimizers({"optimizer": model.optimizer}) if has_chunks else None
         self._chunked = make(optimizers=self._optimizers) if has_chunks else None
-        self._evaluating = make(optimizers=SimpleNamespace(variables=[]))
-        make_step = partial(Step, optimizers=SimpleNamespace(variables=[]), **make.keywords)
+        nothing = SimpleNamespace(variables=[], is_built=False)
+        self._evaluating = make(optimizers=nothing)
+        make_step = partial(Step, optimizers=nothing, **make.keywords)
         self._shares = ChunkShares(model, self._view, make_step)
         self._own_test_step = bool(overrides(model, "test_step"))
 
@@ -136,6 +139,11 @@ class FitStep:
         if self._optimizers is not None:
             self._optimizers.build(self._view)
 
+    def check_trained(self) -> None:
+        """Refuse what mlpug's own step can't follow; the model's own says so itself."""
+        if self._chunked is not None:
+            self._chunked.check_trained()
+
     def evaluate(self, batch: Any) -> StepOutput:
         """The compiled loss in inference mode and the predictions; the loss alone where there is a test_step."""
         if self._own_test_step:
@@ -148,7 +156,8 @@ class FitStep:
         if latest.batch is None:
             return self.logs  # all batches of the epoch were trained on before the run was resumed, or it is stopped
         try:
-            logs, loss, num_samples, did_update = taken_from(call(latest.batch) or {})
+            returned = call(latest.batch) if self.first is None else self._first_of(call)
+            logs, loss, num_samples, did_update = taken_from(returned or {})
         except StopIteration as error:
             raise EscapedStopIterationError(error) from error
         self.logs = logs
@@ -158,6 +167,12 @@ class FitStep:
             latest.step_output = StepOutput(loss, counted(num_samples, latest.batch))
         on_trained()
         return logs
+
+    def _first_of(self, call: Callable[[Any], Any]) -> Any:
+        assert self.first is not None
+        first, self.first = self.first, None
+        with first():
+            return call(self.latest.batch)
 
     def _train_chunks(self) -> dict[str, Any]:
         assert self._chunked is not None

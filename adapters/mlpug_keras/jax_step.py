@@ -58,6 +58,7 @@ class Step:
         self._finish: dict[tuple[bool, Clipping | None], Callable[..., Any]] = {}
         self._evaluate = Compiled(self._make_evaluate)
         self._groups: tuple[Sequence[Any], ...] = ()
+        self.tracing: Any = None  # of TensorFlow's step
 
     @staticmethod
     def is_native(leaf: Any) -> bool:
@@ -323,11 +324,18 @@ class Step:
         # `_value` and not `value`, which looks for scopes that aren't there, longer than the step takes to start.
         return [[variable._value for variable in group] for group in self._variables()]
 
+    def check_trained(self) -> None:
+        """Refuse what `fit` on JAX fails of: weights that were frozen, or unfrozen, since the optimizers were built."""
+        self._optimizers.check_unchanged(self._model)
+
+    def _trainable(self) -> Sequence[Any]:
+        return self._optimizers.trained if self._optimizers.is_built else self._model.trainable_variables
+
     def _variables(self) -> tuple[Sequence[Any], ...]:
         """Trainable and other variables of the model, and the optimizers'; they are all there once it is built."""
         if not self._groups:
             model = self._model
-            self._groups = (model.trainable_variables, model.non_trainable_variables, self._optimizers.variables)
+            self._groups = (self._trainable(), model.non_trainable_variables, self._optimizers.variables)
         return self._groups
 
 

@@ -38,6 +38,7 @@ class Optimizers:
 
     Attributes:
         owners: the optimizers with their variables, once `build` was called.
+        trained: all of these variables; the owners' places are among them, whatever is frozen later.
     """
 
     def __init__(self, by_name: Mapping[str, Any], trainable_variables: Mapping[str, Any] | None = None) -> None:
@@ -46,6 +47,7 @@ class Optimizers:
         self._by_name = dict(by_name)
         self._parts = _checked_parts(by_name, trainable_variables)
         self.owners: tuple[Owner, ...] = ()
+        self.trained: Sequence[Any] = ()
         if self._parts is not None and all(layer.built for part in self._parts.values() for layer in _layers_in(part)):
             _check_dont_overlap(self._parts)
 
@@ -91,10 +93,30 @@ class Optimizers:
         for owner in owners:
             if not owner.optimizer.built:
                 owner.optimizer.build(owner.of(trainable))
+        self.trained = list(trainable)
         self.owners = tuple(
             replace(owner, clipped=tuple(place for place in owner.places if not overwrites(trainable[place])))
             for owner in owners
         )
+
+    def check_known(self, model: keras.Model) -> None:
+        """Refuse weights that are trained by now, and weren't when the optimizers were built.
+
+        Raises:
+            ConfigurationError: there is one.
+        """
+        known = {id(variable) for variable in self.trained}
+        _refuse([each for each in model.trainable_variables if id(each) not in known], "unfrozen")
+
+    def check_unchanged(self, model: keras.Model) -> None:
+        """The same, and weights that were trained then, and aren't now.
+
+        Raises:
+            ConfigurationError: there is one.
+        """
+        if self.is_built:
+            self.check_known(model)
+            _refuse([variable for variable in self.trained if not variable.trainable], "frozen")
 
     def losses(self, loss: Any) -> list[Any]:
         """What gradients are taken of: one loss for all trainable variables, or one for each optimizer's own.
@@ -151,6 +173,15 @@ class Optimizers:
         return tuple(
             Owner(name, self._by_name[name], tuple(places[id(each)] for each in variables if id(each) in places))
             for name, variables in owned.items()
+        )
+
+
+def _refuse(variables: Sequence[Any], done: str) -> None:
+    if variables:
+        raise ConfigurationError(
+            f"{', '.join(variable.path for variable in variables)} were {done} after training had begun, which changes "
+            "nothing in a step that is made already: Keras's own fit fails there too. Freeze and unfreeze before "
+            "start_training; to change it later, end the run, and start another one."
         )
 
 

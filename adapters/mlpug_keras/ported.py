@@ -35,6 +35,7 @@ from mlpug_keras.native_callbacks import check_counting, is_native
 from mlpug_keras.ported_state import PortedState
 from mlpug_keras.state import NativeState
 from mlpug_keras.targets import check_targets, checking_targets, without_targets_told
+from mlpug_keras.trained_flags import KEY, TrainedFlags
 from mlpug_keras.trained_weights import TrainedWeights
 
 _VALIDATION = "val_"
@@ -64,9 +65,11 @@ class PortedAdapter:
         self._state = PortedState(model)
         self._natives = NativeState()
         self._trained = TrainedWeights()
+        self._flags = TrainedFlags(lambda: {"model": model})
         self._can_evaluate = False
         self._feed: FitFeed | None = None
         self._natives_to_load: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None  # the whole state, until training has started
         self._is_stopped = False  # by `stop`, and not by one of Keras's callbacks
         self._at_cut: dict[str, Any] | None = None  # the state of Keras's callbacks where an epoch was cut short
 
@@ -127,6 +130,7 @@ class PortedAdapter:
                 cut_short=self._cut_short,
                 epoch_logs=partial(self._publish_epoch, run),
                 stops=lambda: self._is_stopped,
+                check_trained=step.check_trained,
             )
             callbacks = FitCallbacks(self._model, step.latest, run, feed, moments, self._of_validation)
             arguments = {"x": Placeholders()} if draws is None else draws.data.arguments()
@@ -218,6 +222,7 @@ class PortedAdapter:
         self._natives.begin(run.listeners)
         self._state.note_settings()
         self._step.keeps_states = run.listeners[-1].is_asked_for
+        self._flags.note()
         return self._step
 
     def beside_fit(
@@ -267,15 +272,16 @@ class PortedAdapter:
             **self._state.get(self._step.logs, self._trained.arrays()),
             "keras": self._natives_to_load or self._at_cut or self._natives.get(self._state.held()),
             "validations": self._validations.get_state() | {"names": sorted(self._of_validation)},
+            KEY: self._flags.state(),
         }
 
     def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """At once: what isn't built yet is built first."""
-        with unchanged_errors():
+        with unchanged_errors(), self._flags.built_as(state.get(KEY, {})):
             self._step.logs = self._state.load(state, optimizer_settings)
         self._validations.set_state(state["validations"])
         self._of_validation.update(state["validations"]["names"])
-        self._natives_to_load = state["keras"]
+        self._natives_to_load, self._resumed = state["keras"], state
         if self._draws is not None and state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
             self._draws.go_on_after_native(state["run"]["completed_epochs"])
 
@@ -350,7 +356,15 @@ class PortedAdapter:
         return not self._is_stopped
 
     def _load_natives(self) -> None:
-        """What Keras's own callbacks remember of the run that is resumed."""
+        """All have heard that training starts, and may have begun anew: what the run that is resumed goes on with."""
+        whole, self._resumed = self._resumed, None
+        if whole is not None:
+            self._state.give_back(whole)
+        self._flags.note()
+        if whole is not None:
+            self._flags.give_back(whole.get(KEY, {}))
+        if not self._model.run_eagerly:
+            self._step.first = self._flags.as_traced
         state, self._natives_to_load = self._natives_to_load, None
         held = self._state.held()
         if held.untold:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from mlpug.errors import CheckpointMismatchError, MlpugWarning
+from mlpug.optimizer_settings import CHECKPOINT
 from mlpug.plain import from_plain, to_plain
 from mlpug.trees import map_leaves
 from mlpug_keras.arrays import as_array, as_value
@@ -36,6 +37,7 @@ class PortedState:
         self._batch: Any = None  # what a batch is like, by which a resumed run builds the model
         self._metrics_to_load: list[Any] = []
         self._script = ScriptSettings({})
+        self._optimizer_settings = CHECKPOINT  # whose, of a resumed run
         self._kept_metrics: list[Any] | None = None  # those of the training data, while validation uses the variables
 
     def note_settings(self) -> None:
@@ -101,6 +103,7 @@ class PortedState:
                 "The checkpoint is of a trainer that wasn't made by from_keras: make this one as that one was made."
             )
         self.note_settings()
+        self._optimizer_settings = optimizer_settings
         own = state["from_keras"]
         self._build(state["optimizers"], from_plain(own["batch"]), own.get("optimized", {}))
         optimizers = self._known_to(state)
@@ -113,15 +116,24 @@ class PortedState:
                 f"The model has other metrics than in the checkpoint: expected variables of the shapes {expected}, "
                 f"found {[tuple(value.shape) for value in metrics]}. Compile it with the metrics that it had."
             )
-        load_model_state(self._model, {"model": self._model}, state)
-        for name, optimizer in optimizers.items():
-            load_optimizer_state(optimizer, state["optimizers"][name])
-        self._script.load(optimizers, state["optimizers"], optimizer_settings)
-        assign(self.held().variables, own.get("held", {}), "the model")
+        self._give_back(state, optimizers)
         self._batch, self._metrics_to_load = from_plain(own["batch"]), metrics
         host.set_seed(own["seed"])
         logs: dict[str, Any] = from_plain(own["logs"])
         return logs
+
+    def give_back(self, state: Mapping[str, Any]) -> None:
+        """The same once more, of a state that was loaded, but for what comes when the epoch begins."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MlpugWarning)  # which was said when it was loaded
+            self._give_back(state, self._known_to(state))
+
+    def _give_back(self, state: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
+        load_model_state(self._model, {"model": self._model}, state)
+        for name, optimizer in optimizers.items():
+            load_optimizer_state(optimizer, state["optimizers"][name])
+        self._script.load(optimizers, state["optimizers"], self._optimizer_settings)
+        assign(self.held().variables, state["from_keras"].get("held", {}), "the model")
 
     def _known_to(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The optimizers without those that mlpug 0.1 didn't look for, where the checkpoint is one of its."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,7 @@ class Step:
         self._evaluate = Compiled(self._make_evaluate)
         self._sums: Sums | None = None
         self._own_draws = OwnDraws()
+        self.tracing: Callable[[], AbstractContextManager[None]] = nullcontext  # what each function is traced in
 
     @staticmethod
     def is_native(leaf: Any) -> bool:
@@ -85,6 +86,9 @@ class Step:
         """Along the first axis; numpy's arrays stay numpy's."""
         is_numpy = all(isinstance(array, np.ndarray) for array in arrays)
         return np.concatenate(arrays) if is_numpy else tf.concat(arrays, axis=0)
+
+    def check_trained(self) -> None:
+        """Weights may be frozen at any time: that has an effect whenever the step is traced, as in `fit`."""
 
     @staticmethod
     def as_train_function(train: Callable[[], dict[str, Any]]) -> Callable[..., Any]:
@@ -135,7 +139,7 @@ class Step:
     def _add_up(self, chunks: list[Any], settings: Any) -> StepOutput:
         """What the model gave for the batch; its gradients are in the sums."""
         if self._sums is None:
-            self._sums = Sums(self._model.trainable_variables)
+            self._sums = Sums(self._optimizers.trained)
         self._sums.start()
         outputs = []
         for chunk in chunks:
@@ -203,18 +207,19 @@ class Step:
 
     def _gradients(self, batch_and_settings: tuple[Any, Any]) -> tuple[tuple[Any, Any, Any], list[Any]]:
         """What the model gives for the batch, and the gradients; None where there is none."""
-        variables = self._model.trainable_variables
+        self._optimizers.check_known(self._model)
+        variables = self._optimizers.trained
         with tf.GradientTape(persistent=len(self._optimizers.owners) > 1) as tape:
             with self._own_draws.looked_for() if self._model.keeps_states else nullcontext():
                 results = self._results(batch_and_settings, inference_mode=False)
             losses = self._optimizers.losses(results[0])
         if len(losses) == 1:
-            return results, list(map(dense, tape.gradient(losses[0], variables), variables))
+            return results, _of_trained(tape.gradient(losses[0], variables), variables)
         gradients: list[Any] = [None] * len(variables)
         for owner, loss in zip(self._optimizers.owners, losses, strict=True):
             for place, gradient in zip(owner.places, tape.gradient(loss, owner.of(variables)), strict=True):
-                gradients[place] = dense(gradient, variables[place])
-        return results, gradients
+                gradients[place] = gradient
+        return results, _of_trained(gradients, variables)
 
     def _looked_at(self, losses: list[Any], gradients: list[Any], looks: bool) -> list[Any] | None:
         """What has to be finite; None: nobody looks."""
@@ -246,29 +251,47 @@ class Step:
     def _apply(self, gradients: list[Any]) -> None:
         # Not before all of them are there: an error on the way must not leave weights that are half updated.
         latest = self._model.latest
-        variables = self._model.trainable_variables
+        variables = self._optimizers.trained
         with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
             latest.is_updating = True
             for owner in self._optimizers.owners:
-                owner.optimizer.apply(owner.of(gradients), owner.of(variables))
+                of_owner = zip(owner.of(gradients), owner.of(variables), strict=True)
+                pairs = [pair for pair in of_owner if pair[1].trainable]
+                owner.optimizer.apply([gradient for gradient, _ in pairs], [variable for _, variable in pairs])
             latest.is_updating = False
 
     def _make_evaluate(self, join: Join, arrays: list[Any]) -> Callable[..., Any]:
-        return self._compiled(lambda arrays: self._results(join(arrays), inference_mode=True), arrays)
+        def evaluate(arrays: list[Any]) -> tuple[Any, Any, Any]:
+            return self._results(join(arrays), inference_mode=True)
+
+        return self._compiled(evaluate, arrays, trains=False)
 
     def _results(self, batch_and_settings: tuple[Any, Any], inference_mode: bool) -> tuple[Any, Any, Any]:
         return self._model.results(*batch_and_settings, inference_mode=inference_mode)
 
-    def _compiled(self, function: Callable[..., Any], example: list[Any], is_chunk: bool = False) -> Callable[..., Any]:
+    def _compiled(
+        self, function: Callable[..., Any], example: list[Any], is_chunk: bool = False, trains: bool = True
+    ) -> Callable[..., Any]:
         if self._eager:
             return lambda arrays: function([tf.convert_to_tensor(array) for array in arrays])
+
+        def traced(arrays: list[Any]) -> Any:
+            with self.tracing() if trains else nullcontext():
+                return function(arrays)
+
         # With a signature one trace serves every batch; without, one for each shape, until TensorFlow relaxes them.
         specs = [_spec_of(spec, is_chunk) for spec in self._signature] if example else []
         rest = [tf.TensorSpec(array.shape, array.dtype) for array in example[len(specs) :]]
         shapes = {"input_signature": [specs + rest]} if specs else {"reduce_retracing": True}
         # By XLA where Keras's own fit would; it halves the time of a small step.
         options = {"jit_compile": self._model.jit_compile, **shapes, **self._compile_kwargs}
-        return Traced(tf.function(function, autograph=False, **options), has_signature=bool(specs))
+        return Traced(tf.function(traced, autograph=False, **options), has_signature=bool(specs))
+
+
+def _of_trained(gradients: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """One for each variable; None for those that were frozen since the optimizers were built."""
+    pairs = zip(gradients, variables, strict=True)
+    return [dense(gradient, variable) if variable.trainable else None for gradient, variable in pairs]
 
 
 def _spec_of(spec: Any, is_chunk: bool) -> Any:
