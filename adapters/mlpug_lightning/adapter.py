@@ -321,9 +321,11 @@ def _check_optimizer(name: str, optimizer: Any) -> None:
         raise ConfigurationError(f"The optimizer {name!r} must be a torch.optim.Optimizer, not {optimizer!r}.")
     if not any(group["params"] for group in optimizer.param_groups):
         raise ConfigurationError(f"The optimizer {name!r} has no parameters: give it model.parameters().")
+    # Of the class: a scheduler puts a function of its own in the place of the method.
+    _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
     needed = [
         parameter.name
-        for parameter in inspect.signature(optimizer.step).parameters.values()
+        for parameter in arguments
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
