@@ -14,8 +14,9 @@
         ├── CheckpointMismatchError  a whole checkpoint that doesn't fit what it is restored into; a ValueError too
         └── StateError               the state holds something that a checkpoint can't; a TypeError too
 
-Exceptions from the user's own model, data and callbacks are never translated: they arrive as they were raised. Those of
-mlpug's own come out of `start_training` with the lines of the script, and the one that raised them, as their traceback.
+Exceptions from the user's own model, data and callbacks are never translated: they arrive as they were raised. Only
+what the host says of types of numbers in the first batch is the cause of a DatasetError. Those of mlpug's own come out
+of `start_training` with the lines of the script, and the one that raised them, as their traceback.
 """
 
 from __future__ import annotations

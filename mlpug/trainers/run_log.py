@@ -42,6 +42,7 @@ class RunLog:
     Attributes:
         logs: the logs object of the run.
         step_output: what the step gave for the batch that just ended; None while there is none.
+        very_first_batch: the one of all of training, while it is the latest.
         completed_epochs: how many epochs ran to their end.
         batch_started_at: from when the duration of the batch counts.
         expects_batches: whether an epoch must have batches, as many as were told. What a host's own run does with its
@@ -65,6 +66,7 @@ class RunLog:
         )
         self.logs = Logs(epoch=0, final_epoch=num_epochs - 1, final_batch_step=None, best=None, current=self._current)
         self.step_output: StepOutput | None = None
+        self.very_first_batch: Any = None
         self.completed_epochs = 0
         self._window_params = window_params
         self._learning_rates = learning_rates
@@ -146,6 +148,7 @@ class RunLog:
         self._batch.clear()
         self.step_output = None
         done = self._batches_done
+        self.very_first_batch = batch if done == 0 else None
         self._current.update(batch_step=done - self._first_batch, global_iter=done)
         self.batch_started_at = time.perf_counter()
 

@@ -14,6 +14,7 @@ from mlpug.adapter import DataOptions, Run, StepOutput
 from mlpug.callbacks.callback import Callback
 from mlpug.datasets import DrawnByHost, Epochs
 from mlpug.errors import ConfigurationError, MlpugError, MlpugWarning, NonFiniteLoss
+from mlpug.first_batch import as_told
 from mlpug.logging import get_logger
 from mlpug.logs import Logs
 from mlpug.optimizer_settings import CHECKPOINT, check_source
@@ -177,7 +178,8 @@ class TrainingManager:
             CheckpointInUseError: another run is writing the same checkpoints.
             NonFiniteLoss: a loss or a gradient isn't finite, and the trainer was told to raise.
             SystemExit: SIGTERM, SIGUSR1 or SIGHUP ended training.
-            Exception: whatever the model, the data or a callback raised, unchanged.
+            Exception: whatever the model, the data or a callback raised, unchanged; what the host says of types of
+                numbers that don't fit in the first batch is the cause of a DatasetError.
         """
         try:
             self._start(resume_from, resume_optimizer_settings)
@@ -236,10 +238,22 @@ class TrainingManager:
         except BaseException as error:
             self._interrupted |= isinstance(error, KeyboardInterrupt)
             self._say(**self._end(stopped_on_error=not isinstance(error, KeyboardInterrupt), ended_by=error))
+            told = self._told_of_first_batch(error)
+            if told is not None:
+                raise told from error
             raise
         finally:
             self._epochs.close()
         self._say(**self._end(stopped_on_error=False))
+
+    def _told_of_first_batch(self, error: BaseException) -> Exception | None:
+        if self.global_iter or not isinstance(error, Exception):
+            return None
+        try:
+            weights = self.trainer.adapter.model_state()
+        except MlpugError:  # there are none yet
+            weights = {}
+        return as_told(error, self._run_log.very_first_batch, weights)
 
     def _run(self) -> Run:
         position = self._run_log.position
