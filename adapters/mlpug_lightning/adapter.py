@@ -44,7 +44,7 @@ from mlpug_lightning.state import (
     remaining_state,
     start_loops_at,
 )
-from mlpug_lightning.training_model import checked_training_model
+from mlpug_lightning.training_model import check_numbers, checked_training_model
 
 
 class Native(NamedTuple):
@@ -119,6 +119,7 @@ class LightningAdapter(OnLightning):
         """Let Lightning train."""
         trainer: Any = self._trainer  # Lightning sets its `callbacks` where no type checker sees it
         self._module = module = self._new_module(run)
+        check_numbers(module.training_model)
         self._is_stopped, self._at_cut = False, None
         check_averaging([*trainer.callbacks, *run.listeners], module)
         if self._resumed is None:

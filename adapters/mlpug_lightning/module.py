@@ -23,6 +23,7 @@ from mlpug_lightning.batches import to_device
 from mlpug_lightning.host import pl
 from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.non_finite import are_finite
+from mlpug_lightning.training_model import warn_of_untrained
 
 _OPTIMIZATION_HOOKS = (
     "on_before_zero_grad",
@@ -90,6 +91,8 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Choose how to update, now that strategy, precision and callbacks are known."""
+        if self.trainer.is_global_zero:  # not before callbacks have frozen what they train later
+            warn_of_untrained(self.training_model, self._given_optimizers)
         backward: Callable[..., None] = torch.autograd.backward
         if not self._nobody_listens():
             self._update = self._update_through_lightning

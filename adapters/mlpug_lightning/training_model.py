@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 
-from mlpug.errors import ConfigurationError
+from mlpug.errors import ConfigurationError, MlpugWarning
 from mlpug.validation import check_training_call, raise_not_callable
 
 
@@ -32,6 +35,49 @@ def checked_training_model(training_model: Any) -> torch.nn.Module:
         raise_not_callable(f"{kind.__name__} has no forward", f"{kind.__name__}.forward", instead)
     check_training_call(module.forward, f"{kind.__name__}.forward", instead)
     return training_model
+
+
+def check_numbers(training_model: torch.nn.Module) -> None:
+    """Refuse parameters and buffers of torch's meta device.
+
+    Raises:
+        ConfigurationError: some have no numbers that could be trained.
+    """
+    named = chain(training_model.named_parameters(), training_model.named_buffers())
+    empty = [name for name, tensor in named if tensor.is_meta]
+    if empty:
+        raise ConfigurationError(
+            f"{shortened(empty)} of {type(training_model).__name__} are on torch's meta device, without numbers: fill "
+            "them by model.to_empty(device=...) and an initialization, or by load_state_dict, before training starts."
+        )
+
+
+def warn_of_untrained(training_model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Warn of parameters that ask for gradients and that no optimizer has."""
+    trained = {id(each) for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]}
+    untrained = [
+        name
+        for name, parameter in training_model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in trained
+    ]
+    if untrained:
+        warnings.warn(
+            f"No optimizer has {shortened(untrained)} of {type(training_model).__name__}, so that training leaves them "
+            "as they are. Give them to an optimizer, as model.parameters() does, or freeze them by "
+            "requires_grad_(False), which saves computing their gradients.",
+            MlpugWarning,
+            stacklevel=2,
+        )
+
+
+def shortened(names: Sequence[str], most: int = 4) -> str:
+    """The first names.
+
+    >>> shortened(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _has_a_call_of_its_own(module: Any) -> bool:
