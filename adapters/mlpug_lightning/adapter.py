@@ -21,7 +21,7 @@ from mlpug_lightning.averaged_weights import averages_in
 from mlpug_lightning.batches import Batches, WholeLoader, check_one_loader, to_device
 from mlpug_lightning.bridge import First, LastBridge, Restoring, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
-from mlpug_lightning.holders import holders_of_callbacks, holders_of_modules
+from mlpug_lightning.holders import holders_of_callbacks, holders_of_modules, holders_of_optimizers
 from mlpug_lightning.host import check_is_ours, pl, running
 from mlpug_lightning.loggers import LoggerFeed
 from mlpug_lightning.makeup import BESIDES, KEY, Makeup
@@ -282,8 +282,9 @@ class LightningAdapter(OnLightning):
             self._script.put_back(self._optimizers)
 
     def holders(self) -> Iterator[Holder]:
-        """The training model, the components and what is in them; Lightning's callbacks."""
+        """The training model, the components and what is in them; optimizers; Lightning's callbacks."""
         yield from holders_of_modules(self._training_model, *self._model_components.values())
+        yield from holders_of_optimizers(self._optimizers)
         yield from holders_of_callbacks(self._trainer)
 
     def learning_rates(self) -> dict[str, float]:

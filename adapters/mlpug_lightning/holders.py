@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +54,12 @@ def holders_of_callbacks(trainer: Any) -> Iterator[Holder]:
     yield from (_with_state_dict(callback, _CURE) for callback in trainer.callbacks if not is_ours(callback))
 
 
+def holders_of_optimizers(optimizers: Mapping[str, torch.optim.Optimizer]) -> Iterator[Holder]:
+    """Optimizers, whose state dict has what they remember in ``self.state``, and their settings."""
+    for name, optimizer in optimizers.items():
+        yield replace(_with_state_dict(optimizer, f"self.state of the optimizer, or {_CURE}"), name=name)
+
+
 def _of_module(module: torch.nn.Module, name: str) -> Holder:
     kept: set[str] = set(vars(torch.nn.Module()))
     if isinstance(module, torchmetrics.Metric):
@@ -64,7 +70,7 @@ def _of_module(module: torch.nn.Module, name: str) -> Holder:
 
 def _with_state_dict(holder: Any, cure: str) -> Holder:
     """What is asked for its `state_dict`, where it has one."""
-    is_loader = not isinstance(holder, (pl.LightningDataModule, pl.Callback))
+    is_loader = not isinstance(holder, (pl.LightningDataModule, pl.Callback, torch.optim.Optimizer))
     is_kept = hasattr(holder, "state_dict") if is_loader else _is_of_script(holder, "state_dict")
     return Holder(type(holder).__name__, holder, cure, is_kept)
 

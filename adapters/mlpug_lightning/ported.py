@@ -17,7 +17,7 @@ from mlpug_lightning.adapter import Native
 from mlpug_lightning.averaged_weights import TrainedWeights, averages_in
 from mlpug_lightning.bridge import Bridge, LateBridge, as_native_callbacks, is_ours, tell_start_and_end
 from mlpug_lightning.components import component_state
-from mlpug_lightning.holders import holders_of_run
+from mlpug_lightning.holders import holders_of_optimizers, holders_of_run
 from mlpug_lightning.host import check_is_ours, pl, replaced, running
 from mlpug_lightning.makeup import KEY, Makeup
 from mlpug_lightning.module import Latest
@@ -334,8 +334,9 @@ class PortedAdapter(OnLightning):
         self._resumed = Resumed(self._trainer, self._module, state, optimizer_settings, self._makeup)
 
     def holders(self) -> Iterator[Holder]:
-        """The module and what is in it, the data, and Lightning's callbacks."""
-        return holders_of_run(self._trainer, self._module)
+        """The module and what is in it, the data, Lightning's callbacks, and optimizers."""
+        yield from holders_of_run(self._trainer, self._module)
+        yield from holders_of_optimizers(self._optimizers())
 
     def learning_rates(self) -> dict[str, float]:
         """That of each optimizer's first parameter group; none before training starts."""

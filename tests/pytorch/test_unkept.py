@@ -258,3 +258,64 @@ def test_a_resumed_run_names_what_it_changes_itself(tmp_path):
     with named() as names:
         manager.start_training(resume_from="auto")
     assert names == [sorted([*(f"Module.{name}" for name in OF_MODULE), "Module.part.calls", "Module.metric.scale"])]
+
+
+class LooksAhead(torch.optim.SGD):
+    """Moves the weights halfway to slow ones at every third step (Lookahead, Zhang et al., 2019)."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.01)
+        self.steps, self.slow = 0, None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = super().step(closure)
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        self.slow = [weight.clone() for weight in weights] if self.slow is None else self.slow
+        self.steps += 1
+        if self.steps % 3 == 0:
+            for weight, slow in zip(weights, self.slow, strict=True):
+                weight.copy_(slow.lerp_(weight, 0.5))
+        return loss
+
+
+class LooksAheadWithState(LooksAhead):
+    def state_dict(self):
+        return {**super().state_dict(), "steps": self.steps, "slow": self.slow}
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, batch_data, evaluate_settings, inference_mode=False):
+        return self.net(batch_data).mean()
+
+
+@pytest.mark.parametrize("is_ported", [False, True])
+@pytest.mark.parametrize("kind", [LooksAhead, LooksAheadWithState])
+def test_that_of_an_optimizer(tmp_path, kind, is_ported):
+    class Plain(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(3, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.net(batch).mean()
+
+        def configure_optimizers(self):
+            return kind(self.parameters())
+
+    data = DataLoader(SAMPLES, batch_size=8)
+    if is_ported:
+        names = train(Plain(), tmp_path, data)
+    else:
+        model = Plain()
+        trainer = mlp.trainers.DefaultTrainer(kind(model.parameters()), model.net, accelerator="cpu")
+        saves = mlp.callbacks.CheckpointManager(tmp_path, "run", metric_to_monitor=None, create_checkpoint_every=2)
+        manager = mlp.trainers.TrainingManager(trainer, data, num_epochs=2, callbacks=[saves])
+        trainer.set_training_model(Wrapped(model.net))
+        with named() as names:
+            manager.start_training()
+    assert names == ([] if kind is LooksAheadWithState else [["optimizer.slow", "optimizer.steps"]])
