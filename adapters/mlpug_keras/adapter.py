@@ -313,7 +313,7 @@ class KerasAdapter:
     def _load_natives(self) -> None:
         """All have heard that training starts, and may have begun anew: what the run that is resumed goes on with."""
         whole, self._resumed = self._resumed, None
-        if whole is not None:
+        if whole is not None and self._weights_to_load is None:  # else the first batch will build the model for them
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", MlpugWarning)  # which was said when it was loaded
                 self._give_back(whole)

@@ -63,8 +63,8 @@ def warn_of_untrained(training_model: torch.nn.Module, optimizers: Iterable[torc
     if untrained:
         warnings.warn(
             f"No optimizer has {shortened(untrained)} of {type(training_model).__name__}, so that training leaves them "
-            "as they are. Give them to an optimizer, as model.parameters() does, or freeze them by "
-            "requires_grad_(False), which saves computing their gradients.",
+            "as they are, unless they are added to one. Give them to an optimizer, as model.parameters() does, or "
+            "freeze them by requires_grad_(False), which saves computing their gradients.",
             MlpugWarning,
             stacklevel=2,
         )

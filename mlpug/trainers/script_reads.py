@@ -9,7 +9,7 @@ import ast
 import inspect
 import textwrap
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ class ScriptReads:
         self._named: set[str] = set()  # in the code that was looked at
         self._methods: dict[type, dict[str, Any]] = {}  # that nobody calls, as far as is known
         self._looked_at: set[int] = set()
+        self._of_libraries: dict[type, dict[str, Any]] = {}  # what objects hold that isn't the script's, by attribute
         for holder in holders:
             self._begin_with(holder)
         for kind in {type(holder) for holder in called}:
@@ -66,8 +67,11 @@ class ScriptReads:
             for base in reversed(kind.__mro__):
                 if not is_of_library(base.__module__):
                     self._methods[kind] |= vars(base)
-        for _, item in attributes_of(holder):
+        held = self._of_libraries.setdefault(kind, {})
+        for step, item in attributes_of(holder):
             self._look_at_function(item)
+            if is_of_library(type(item).__module__):
+                held[step[1:]] = item
 
     def _go_through_methods(self) -> None:
         goes_on = True
@@ -103,7 +107,7 @@ class ScriptReads:
         if function.__name__ in _FOR_COPIES_AND_PEOPLE:
             return
         try:
-            of_self, of_others = _reads_in(function)
+            of_self, of_others = _reads_in(function, self._of_libraries.get(kind, {}) if kind is not None else {})
         except (OSError, TypeError, SyntaxError, ValueError):  # there is no source
             of_self = of_others = {*function.__code__.co_names}
         self._named |= of_self | of_others
@@ -125,8 +129,13 @@ _CALLED_BY_PYTHON_OR_HOST = ("__", "on_", "set_epoch")
 _FOR_COPIES_AND_PEOPLE = ("__init__", "__getstate__", "__setstate__", "__reduce__", "__repr__", "__str__")
 
 
-def _reads_in(function: types.FunctionType) -> tuple[set[str], set[str]]:
-    """Attributes of the first argument, and of everything else; ``vars`` where there is no telling which."""
+def _reads_in(function: types.FunctionType, held: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Attributes of the first argument, and of everything else; ``vars`` where there is no telling which.
+
+    Args:
+        function: the script's.
+        held: objects of libraries that the first argument has as attributes: what is theirs isn't the script's.
+    """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     code = function.__code__
@@ -136,11 +145,28 @@ def _reads_in(function: types.FunctionType) -> tuple[set[str], set[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             is_of_first = isinstance(node.value, ast.Name) and node.value.id == first
+            if _is_of_one(node, first, held):
+                continue
             if not (is_of_first and _only_writes(node, list(_above(node, parents)))):
                 (of_first if is_of_first else of_others).add(node.attr)
         elif isinstance(node, ast.Call):
             of_others |= _named_by(node)
     return of_first, of_others
+
+
+def _is_of_one(node: ast.Attribute, first: str | None, held: Mapping[str, Any]) -> bool:
+    """Whether it is `self.model.weights`, where the class of the model is a library's and knows the weights."""
+    owner = node.value
+    return (
+        isinstance(owner, ast.Attribute)
+        and isinstance(owner.value, ast.Name)
+        and owner.value.id == first
+        and owner.attr in held
+        and inspect.getattr_static(held[owner.attr], node.attr, _MISSING) is not _MISSING
+    )
+
+
+_MISSING = object()
 
 
 def _named_by(call: ast.Call) -> set[str]:

@@ -408,6 +408,36 @@ def test_what_another_object_reads_is_named():
     assert "it.calls" not in message
 
 
+class Forwards:
+    """Gives what another object has, as what torch.compile makes of a module does."""
+
+    def __init__(self, other):
+        self.__dict__["other"] = other
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["other"], name)
+
+
+Forwards.__module__ = "functools"  # an installed one
+
+
+@pytest.mark.parametrize("is_forwarded", [False, True])
+def test_what_is_read_of_a_librarys_object_is_its_own(is_forwarded):
+    class Asks:
+        def __init__(self, other):
+            self.other = other
+
+        def __call__(self, batch):
+            return self.other.total
+
+    recorder = Recorder()
+    other = Asks(Forwards(recorder) if is_forwarded else types.SimpleNamespace(total=1))
+    (message,) = told(
+        lambda: recorder.on_batch_training_completed(1, None), holder(recorder), Holder("other", other, "a hook")
+    )
+    assert ("it.total" in message) == is_forwarded
+
+
 def test_a_text_that_is_a_name_reads_nothing():
     class Logging(Recorder):
         def on_epoch_completed(self, logs):

@@ -185,6 +185,9 @@ KINDS = {  # what the script does, what the run does, and with which module
 }
 
 
+IS_ADDED_LATER = pytest.mark.filterwarnings("ignore:No optimizer has:mlpug.errors.MlpugWarning")
+
+
 def run(way, kind, callbacks, resume_from=None, at_start=False, seed=0):
     prepare, what, options = KINDS[kind]
     torch.manual_seed(seed)
@@ -193,6 +196,7 @@ def run(way, kind, callbacks, resume_from=None, at_start=False, seed=0):
     return way(module, [*callbacks, Changes(what, at_start)], resume_from)
 
 
+@IS_ADDED_LATER
 @pytest.mark.parametrize("way", [train_model, train_ported])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_goes_on(tmp_path, way, kind):
@@ -207,6 +211,7 @@ def test_it_goes_on(tmp_path, way, kind):
             assert same(run(way, kind, [], again.saved[0][0], seed=7), expected)
 
 
+@IS_ADDED_LATER
 @pytest.mark.parametrize("way", [train_model, train_ported])
 @pytest.mark.parametrize("kind", ["freezes", "adds a group", "prunes", "makes and grows buffers"])
 def test_what_a_hook_does_whenever_training_starts_is_done_once(tmp_path, way, kind):
