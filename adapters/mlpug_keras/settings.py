@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def settings_of(optimizer: keras.optimizers.Optimizer) -> Settings:
     0.9
     """
     own = _inner(optimizer)
-    rate = own.get_config().get(_RATE)
+    rate = _config(own).get(_RATE)
     return {_RATE: rate if isinstance(rate, float) else _in_words(rate), **_attributes(optimizer)}
 
 
@@ -60,7 +61,7 @@ def _attributes(optimizer: keras.optimizers.Optimizer) -> Settings:
     """Those that are attributes with the names of arguments: all but the learning rate, which is a variable."""
     found: Settings = {}
     for each in {id(one): one for one in (_inner(optimizer), optimizer)}.values():
-        arguments = set(each.get_config()) - {"name", _RATE}
+        arguments = set(_config(each)) - {"name", _RATE}
         found |= scalars({key: value for key, value in vars(each).items() if key in arguments})
     return found
 
@@ -70,6 +71,17 @@ def _set(optimizer: keras.optimizers.Optimizer, settings: Mapping[str, Any]) -> 
         for key, value in settings.items():
             if key in vars(each) and _attributes(each).get(key, value) != value:
                 setattr(each, key, value)
+
+
+def _config(optimizer: keras.optimizers.Optimizer) -> Mapping[str, Any]:
+    """The arguments that it was made with; none of a script's own optimizer that can't say which."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy's, of how Keras reads its rate
+        try:
+            config: Mapping[str, Any] = optimizer.get_config()
+        except Exception:  # noqa: BLE001 - nobody but this asks for it where a model isn't saved by Keras
+            return {}
+    return config
 
 
 def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

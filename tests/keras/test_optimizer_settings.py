@@ -130,3 +130,16 @@ def test_a_schedule_in_an_optimizer_is_the_scripts(backend, tmp_path, way):
         assert rates == [0.5 * each for each in expected]
         assert "initial_learning_rate=0.125" in message.split(" in this script")[0]
         assert "goes on with ExponentialDecay(initial_learning_rate=0.5" in message
+
+
+class Mute(keras.optimizers.SGD):
+    def get_config(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_optimizer_that_cannot_say_how_it_was_made_trains_and_goes_on(backend, tmp_path, way, monkeypatch):
+    monkeypatch.setattr(keras.optimizers, "SGD", Mute)
+    weights, _, told, path = train(backend.mlp, way, OLD, tmp_path)
+    assert told == []
+    np.testing.assert_array_equal(train(backend.mlp, way, OLD, resume_from=path)[0], weights)
