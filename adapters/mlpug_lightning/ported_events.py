@@ -19,6 +19,7 @@ from mlpug_lightning.kept_buffers import KeptBuffers
 from mlpug_lightning.module import Latest
 from mlpug_lightning.ported_gradients import KeptGradients
 from mlpug_lightning.ported_kept import KeptLogs
+from mlpug_lightning.ported_updates import KeptWeights
 
 VALIDATION = "validation.dataset"  # where in the logs
 
@@ -98,6 +99,7 @@ class Leading(pl.Callback):
         self._module = module
         self._keeps = keeps
         self._kept: list[Any] = []
+        self._weights: KeptWeights | None = None  # one of those
         self._is_exhausted = is_exhausted
         self._moments = moments
         self._steps: Any = None  # Lightning's count of updates
@@ -113,7 +115,9 @@ class Leading(pl.Callback):
         self._steps = (
             automatic.optim_progress.optimizer.step.total if is_automatic else manual.optim_step_progress.total
         )
-        self._kept = _kept(trainer, self._module) if self._keeps else []
+        if self._keeps:
+            self._weights = KeptWeights(trainer, self._module)
+            self._kept = [self._weights, *_kept(trainer, self._module)]
         self._moments.on_started()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -158,18 +162,26 @@ class Leading(pl.Callback):
         self._moments.on_epoch_ends()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
         self._settling.settle()
         tell(_of_mlpug(self._run.listeners), "training_ended")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
 
     def undo_step(self, num_steps: int) -> bool:
         """Undo what a step left in buffers and logs that an error ended; False: the weights have moved."""
         if self._latest.is_under_way:
-            if num_steps != self._steps_before:
+            if num_steps != self._steps_before or (self._weights is not None and self._weights.have_changed):
                 return False
             for kept in self._kept:
                 kept.put_back()
             self._latest.is_under_way = False
         return True
+
+    def _close(self) -> None:
+        if self._weights is not None:
+            self._weights.close()
 
     def _add_logged(self, logged: dict[str, Any], results: Any) -> None:
         """What the module logged in this batch; what its hook after the batch logs is seen in the epoch only."""
