@@ -39,6 +39,7 @@ from mlpug_lightning.ported_events import (
     validation_logs,
 )
 from mlpug_lightning.ported_gradients import check_accumulation, gradients_state
+from mlpug_lightning.ported_metrics import MetricStates
 from mlpug_lightning.ported_resuming import Resumed
 from mlpug_lightning.ported_state import host_state
 from mlpug_lightning.ported_trainer import LentTrainer
@@ -86,6 +87,7 @@ class PortedAdapter(OnLightning):
         self._script = ScriptSettings({})
         self._trained = TrainedWeights()
         self._makeup = Makeup(lambda: {"model": module}, self._optimizers)
+        self._metrics = MetricStates(module)
 
     @property
     def native(self) -> Native:
@@ -169,7 +171,7 @@ class PortedAdapter(OnLightning):
         self._is_attached = True
         leading, settling = self._first_and_last(run, on_started=self._makeup.note_trained, on_epoch_told=lambda: None)
         return [
-            AtFitStart(self._makeup.note),
+            AtFitStart(self._note_made),
             leading,
             AtFitStart(self._optimizers_made),
             EpochMetrics(run, self._latest),
@@ -187,7 +189,7 @@ class PortedAdapter(OnLightning):
             run, partial(self._training_started, run), on_epoch_told=self._lent.tell_all
         )
         resumed = self._resumed
-        first = [leading, AtFitStart(self._makeup.note), AtFitStart(self._optimizers_made)]
+        first = [leading, AtFitStart(self._note_made), AtFitStart(self._optimizers_made)]
         if resumed is not None:
             first.append(AtFitStart(resumed.before_hooks))
         last: list[Any] = [settling]
@@ -218,6 +220,10 @@ class PortedAdapter(OnLightning):
             keeps=run.listeners[-1].is_asked_for,  # else nobody takes a state, also not after an error
         )
         return self._leading, self._settling
+
+    def _note_made(self) -> None:
+        self._makeup.note()
+        self._metrics.note()
 
     def _optimizers_made(self) -> None:
         """Nobody has heard of the start of ``fit``: the optimizers are as `configure_optimizers` has made them."""
@@ -319,7 +325,7 @@ class PortedAdapter(OnLightning):
         assert self._settling is not None
         is_settled = self._settling.is_settled
         return {
-            **host_state(self._trainer, self._module, self._first_epoch, is_settled),
+            **host_state(self._trainer, self._module, self._metrics, self._first_epoch, is_settled),
             "before_validation": None if is_settled else self._before_validation.state(),
         }
 

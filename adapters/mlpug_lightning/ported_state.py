@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import torch
-import torchmetrics
 
 from mlpug.datasets.random_states import is_same_plain
 from mlpug.errors import CheckpointMismatchError
@@ -14,6 +11,7 @@ from mlpug.plain import from_plain, to_plain
 from mlpug_lightning.arrays import leaf_from_plain, leaf_to_plain
 from mlpug_lightning.checkpoint_hooks import checkpoint_to_load, kept_by_module
 from mlpug_lightning.host import mid_evaluation, new_result, pl
+from mlpug_lightning.ported_metrics import MetricStates, load_metrics
 from mlpug_lightning.settings import ScriptSettings
 from mlpug_lightning.state import load_native_state, loop_state, native_state, start_loops_at
 
@@ -32,7 +30,9 @@ _OF_RESULTS = (
 )
 
 
-def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int, is_settled: bool) -> dict[str, Any]:
+def host_state(
+    trainer: pl.Trainer, module: pl.LightningModule, metrics: MetricStates, first_epoch: int, is_settled: bool
+) -> dict[str, Any]:
     """Loops, schedules, callbacks, what was logged, and what the module and its DataModule keep themselves."""
     loop: Any = trainer.fit_loop.epoch_loop
     progress = loop.batch_progress
@@ -50,7 +50,7 @@ def host_state(trainer: pl.Trainer, module: pl.LightningModule, first_epoch: int
         "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
         "logged": {name: _plain(_own(getattr(trainer._logger_connector, name))) for name in _SHOWN},
         "results": _results_state(trainer),
-        "metrics": {path: _metric_state(metric) for path, metric in _metrics_of(module)},
+        **metrics.state(),
         "kept": _kept_by_hooks(trainer, module),
     }
 
@@ -81,7 +81,7 @@ def load_before_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Ma
     of_data = from_plain(state["kept"]["datamodule"], leaf_from_plain)
     if datamodule is not None and of_data:
         datamodule.load_state_dict(of_data)
-    _load_metrics(module, state)
+    load_metrics(module, state)
 
 
 def load_after_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ def load_after_hooks(trainer: pl.Trainer, module: pl.LightningModule, whole: Map
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where no type checker sees it
     if datamodule is not None and not is_same_plain(_plain(datamodule.state_dict()), state["kept"]["datamodule"]):
         datamodule.load_state_dict(from_plain(state["kept"]["datamodule"], leaf_from_plain))
-    _load_metrics(module, state)
+    load_metrics(module, state)
 
 
 def load_schedules(trainer: pl.Trainer, state: Mapping[str, Any], script: ScriptSettings | None) -> None:
@@ -164,36 +164,6 @@ def _own(shown: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(tree: Any) -> Any:
     return to_plain(tree, leaf_to_plain)
-
-
-def _metrics_of(module: pl.LightningModule) -> Iterator[tuple[str, torchmetrics.Metric]]:
-    """Metric objects: torch's state dict leaves out what they have seen."""
-    for path, part in module.named_modules():
-        if isinstance(part, torchmetrics.Metric):
-            yield path, part
-
-
-def _load_metrics(module: pl.LightningModule, state: Mapping[str, Any]) -> None:
-    metrics = dict(_metrics_of(module))
-    for path, metric_state in state["metrics"].items():
-        if path in metrics:
-            _load_metric(metrics[path], metric_state)
-
-
-def _metric_state(metric: Any) -> dict[str, Any]:
-    values = {name: getattr(metric, name) for name in metric._defaults}
-    return {"values": _plain(values), "update_count": metric._update_count}
-
-
-def _load_metric(metric: Any, state: Mapping[str, Any]) -> None:
-    for name, value in from_plain(state["values"], leaf_from_plain).items():
-        setattr(metric, name, _moved(value, metric.device))
-    metric._update_count = state["update_count"]
-    metric._computed = None
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return [each.to(device) for each in value] if isinstance(value, list) else value.to(device)
 
 
 def _results_state(trainer: Any) -> dict[str, Any]:
