@@ -122,6 +122,8 @@ class Leading(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._settling.settle()
+        if self._weights is not None:
+            self._weights.forget_parameters()
         self._moments.on_epoch_starts()
 
     def on_train_batch_start(

@@ -25,7 +25,13 @@ class KeptWeights:
         self._module = module
         self._watched: dict[int, tuple[Any, Any]] = {}  # optimizers and the handles of their hooks, by identity
         self._is_updating = False
-        self._before: list[tuple[torch.nn.Parameter, int, bool]] = []
+        self._parameters: list[torch.nn.Parameter] | None = None
+        self._versions: list[int] = []
+        self._trained: list[bool] = []
+
+    def forget_parameters(self) -> None:
+        """An epoch begins, and the module may have others by now. To look for them takes longer than to ask them."""
+        self._parameters = None
 
     def keep(self) -> None:
         """Before a step. A run may have other optimizers than in the step before."""
@@ -33,17 +39,20 @@ class KeptWeights:
         for optimizer in self._trainer.optimizers:
             if id(optimizer) not in self._watched and hasattr(optimizer, "register_step_pre_hook"):
                 self._watched[id(optimizer)] = optimizer, optimizer.register_step_pre_hook(self._step_begins)
-        self._before = [(each, _version(each), each.requires_grad) for each in self._module.parameters()]
+        if self._parameters is None:  # torch counts no changes of what was made in inference mode
+            self._parameters = [each for each in self._module.parameters() if not each.is_inference()]
+        self._versions = [each._version for each in self._parameters]
+        self._trained = [each.requires_grad for each in self._parameters]
 
     @property
     def have_changed(self) -> bool:
         """Since `keep`."""
-        return self._is_updating or any(_version(each) != version for each, version, _ in self._before)
+        return self._is_updating or [each._version for each in self._parameters or ()] != self._versions
 
     def put_back(self) -> None:
         """After an error in the step, in which `toggle_optimizer` may have left some frozen."""
-        for parameter, _, requires_grad in self._before:
-            parameter.requires_grad_(requires_grad)
+        for parameter, is_trained in zip(self._parameters or (), self._trained, strict=True):
+            parameter.requires_grad_(is_trained)
 
     def close(self) -> None:
         """The run has ended: its optimizers are left as they were. What was seen stays known."""
@@ -67,8 +76,3 @@ class KeptWeights:
             return result
 
         return noting_closure
-
-
-def _version(parameter: torch.nn.Parameter) -> int:
-    """How often torch has changed its values in place; there is no count for what was made in inference mode."""
-    return 0 if parameter.is_inference() else parameter._version
