@@ -76,7 +76,7 @@ class PortedAdapter(OnLightning):
         self._latest = Latest()
         self._settling: Settling | None = None
         self._leading: Leading | None = None
-        self._before_validation = BeforeValidation(trainer, None)
+        self._before_validation = BeforeValidation(trainer, module, None, keeps=False)
         self._first_epoch = 0  # of mlpug's training, as Lightning counts
         self._resumed: Resumed | None = None
         self._is_stopped = False  # by `stop`, and not by one of Lightning's callbacks
@@ -119,7 +119,7 @@ class PortedAdapter(OnLightning):
         data = self._data
         assert data is not None
         check_accumulation(trainer, data.keeps_states)
-        self._before_validation = BeforeValidation(trainer, data)
+        self._before_validation = BeforeValidation(trainer, self._module, data, run.listeners[-1].is_asked_for)
         self._lent = lent = LentTrainer(trainer, self._module)
         try:
             with lent.used():
@@ -323,11 +323,13 @@ class PortedAdapter(OnLightning):
 
     def _host_state(self) -> dict[str, Any]:
         assert self._settling is not None
-        is_settled = self._settling.is_settled
-        return {
-            **host_state(self._trainer, self._module, self._metrics, self._first_epoch, is_settled),
-            "before_validation": None if is_settled else self._before_validation.state(),
-        }
+        is_settled, before = self._settling.is_settled, self._before_validation
+        if not is_settled:
+            before.undo()
+        state = host_state(self._trainer, self._module, self._metrics, self._first_epoch, is_settled)
+        if is_settled:
+            return {**state, "before_validation": None}
+        return {**state, "before_validation": before.state(), **before.host_state}
 
     def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:
         """Keep it until Lightning has made what it belongs to."""

@@ -47,12 +47,22 @@ def host_state(
             "is_last_batch": progress.is_last_batch and progress.current.processed == progress.current.ready,
         },
         **native_state(trainer),
-        "schedules": _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
-        "logged": {name: _plain(_own(getattr(trainer._logger_connector, name))) for name in _SHOWN},
+        "schedules": schedules_state(trainer),
+        "logged": shown_state(trainer),
         "results": _results_state(trainer),
         **metrics.state(),
         "kept": _kept_by_hooks(trainer, module),
     }
+
+
+def schedules_state(trainer: pl.Trainer) -> Any:
+    """Of the learning-rate schedulers."""
+    return _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs])
+
+
+def shown_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """What Lightning shows of what was logged."""
+    return {name: _plain(_own(getattr(trainer._logger_connector, name))) for name in _SHOWN}
 
 
 def start_counting(trainer: pl.Trainer, state: Mapping[str, Any], num_epochs: int, num_batches: int) -> None:

@@ -147,10 +147,15 @@ def _shape_beside(parameter: torch.Tensor, found: Any) -> Any:
 def native_state(trainer: pl.Trainer) -> dict[str, Any]:
     """The states of Lightning's own callbacks and of its precision."""
     return {
-        "callbacks": {key: to_plain(callback.state_dict(), leaf_to_plain) for key, callback in _by_key(trainer)},
+        "callbacks": callback_states(trainer),
         "precision": to_plain(trainer.precision_plugin.state_dict(), leaf_to_plain),
         "averages": {key: averaged_state(callback) for key, callback in _by_key(trainer) if is_averaging(callback)},
     }
+
+
+def callback_states(trainer: pl.Trainer) -> dict[str, Any]:
+    """Those of Lightning's own callbacks alone."""
+    return {key: to_plain(callback.state_dict(), leaf_to_plain) for key, callback in _by_key(trainer)}
 
 
 def load_native_state(trainer: pl.Trainer, state: Mapping[str, Any], only_changed: bool = False) -> None:
