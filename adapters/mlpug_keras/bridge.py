@@ -233,7 +233,8 @@ class Callbacks(keras.callbacks.CallbackList):
                 callback.on_epoch_end(epoch, native_logs)
         if tells_natives and isinstance(native_logs, NativeLogs):
             native_logs.freeze()  # which costs nothing more: Keras's history has read it
-            self._logs_of_epoch = native_logs
+            # At the end of training ``fit`` shows what it knows itself, without what callbacks have added to theirs.
+            self._logs_of_epoch = self._native_logs(logs, within_epoch=False).copy()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if not self._feed.has_next():

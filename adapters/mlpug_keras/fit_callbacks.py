@@ -126,7 +126,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
                 callback.on_epoch_end(epoch, native_logs)
         if tells_natives:
             native_logs.freeze()  # which costs nothing more: Keras's history has read it
-            self._logs_of_epoch = native_logs
+            self._logs_of_epoch = logs  # without what callbacks have added to theirs, as ``fit`` has it
         if moments.stops():
             self._model_trained.stop_training = True
 

@@ -225,6 +225,23 @@ def test_a_loss_that_isnt_a_number_ends_training_as_without_mlpug(backend):
     assert len(here.steps) == 3
 
 
+class AddsToLogs(natives.Callback):
+    """What it adds to its logs of an epoch isn't in those of the end of training."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["mine"] = 1.0
+
+    def on_train_end(self, logs=None):
+        self.names_at_end = sorted(logs)
+
+
+def test_at_the_end_of_training_it_is_shown_what_it_is_without_mlpug(backend):
+    native, ours = AddsToLogs(), AddsToLogs()
+    train_natively([native])
+    train(backend, [ours])
+    assert ours.names_at_end == native.names_at_end == ["loss", "mae", "val_loss", "val_mae"]
+
+
 def test_a_csv_file_has_the_same_columns_and_numbers(backend, tmp_path):
     schedule = natives.LearningRateScheduler(lambda epoch, rate: rate * 0.8)
     train_natively([schedule, natives.CSVLogger(tmp_path / "natively.csv")])
