@@ -42,6 +42,8 @@ class Latest:
     did_update: bool = False  # whether the weights moved
     is_updating: bool = False  # whether an optimizer is at work: an error then leaves weights that are half updated
     is_under_way: bool = False  # whether a step began that hasn't ended: an error then leaves buffers that it changed
+    is_ending: bool = False  # whether a batch has ended, and not everybody has heard of it
+    stepped_before: int = 0  # what Lightning had counted for its loggers when the batch ended, which it counts later
     is_cut_short: bool = False  # whether a stop ended the epoch before its last batch
 
 

@@ -41,7 +41,7 @@ from mlpug_lightning.ported_events import (
 from mlpug_lightning.ported_gradients import check_accumulation, gradients_state
 from mlpug_lightning.ported_metrics import MetricStates
 from mlpug_lightning.ported_resuming import Resumed
-from mlpug_lightning.ported_state import host_state
+from mlpug_lightning.ported_state import host_state, left_to_do
 from mlpug_lightning.ported_trainer import LentTrainer
 from mlpug_lightning.ported_validation import BeforeValidation
 from mlpug_lightning.settings import ScriptSettings
@@ -329,6 +329,7 @@ class PortedAdapter(OnLightning):
         state = host_state(self._trainer, self._module, self._metrics, self._first_epoch, is_settled)
         if is_settled:
             return {**state, "before_validation": None}
+        state["loops"].update(left_to_do(self._trainer, self._latest.stepped_before))
         return {**state, "before_validation": before.state(), **before.host_state}
 
     def load_state(self, state: dict[str, Any], optimizer_settings: str) -> None:

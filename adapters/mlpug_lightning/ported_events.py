@@ -37,6 +37,7 @@ class Settling(LastBridge):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         latest = self._latest
+        latest.is_ending = False
         is_none = is_left_out(batch, latest)
         self._heard = ("batch_left_out",) if is_none else ("batch_ended", batch, latest.step_output, latest.did_update)
 
@@ -55,7 +56,7 @@ class Settling(LastBridge):
     @property
     def is_settled(self) -> bool:
         """Whether Lightning has nothing left to do for what ended last."""
-        return not self._heard
+        return not self._heard and not self._latest.is_ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ class Leading(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         latest = self._latest
-        latest.is_under_way = False
+        latest.is_under_way, latest.is_ending = False, True
+        latest.stepped_before = trainer.fit_loop.epoch_loop._batches_that_stepped
         if batch is None and not outputs:  # Lightning has left it out
             latest.step_output = None
             return

@@ -55,6 +55,21 @@ def host_state(
     }
 
 
+def left_to_do(trainer: pl.Trainer, stepped_before: int) -> dict[str, Any]:
+    """What Lightning's loop hasn't done for a batch that has ended, where an error came before the next.
+
+    Args:
+        trainer: Lightning's.
+        stepped_before: what its loop had counted for loggers when the batch ended.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    return {
+        "batches_that_stepped": stepped_before,
+        "has_stepped": not loop._should_accumulate(),
+        "is_plateau_left": loop._batches_that_stepped == stepped_before,  # those are updated right before
+    }
+
+
 def schedules_state(trainer: pl.Trainer) -> Any:
     """Of the learning-rate schedulers."""
     return _plain([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs])
@@ -151,6 +166,7 @@ def load_when_started(
         loop._should_check_val_fx = _Once(loop)
     else:
         loop.val_loop._restarting, loop.val_loop._restart_stage = False, mid_evaluation()
+        loop._should_check_val_fx = _Unsettled(loop, state["loops"])
 
 
 class _Once:
@@ -165,6 +181,27 @@ class _Once:
     def __call__(self, data_fetcher: Any) -> bool:
         del self._loop._should_check_val_fx  # the method is seen again
         return False
+
+
+class _Unsettled:
+    """In the place of the same question, for a batch that Lightning isn't done with.
+
+    Where a validation is due, Lightning repeats it, and does then what comes behind. Else that is left to be done.
+    """
+
+    def __init__(self, loop: Any, saved: Mapping[str, Any]) -> None:
+        self._loop = loop
+        self._saved = saved
+
+    def __call__(self, data_fetcher: Any) -> bool:
+        loop = self._loop
+        del loop._should_check_val_fx  # the method is seen again
+        is_due: bool = loop._should_check_val_fx(data_fetcher)
+        if not is_due and self._saved.get("has_stepped"):  # a file of an earlier mlpug doesn't say
+            if self._saved["is_plateau_left"]:
+                loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+            loop._batches_that_stepped += 1
+        return is_due
 
 
 def _own(shown: dict[str, Any]) -> dict[str, Any]:
