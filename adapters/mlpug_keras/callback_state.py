@@ -41,6 +41,10 @@ class CallbackStates:
         self._callbacks = dict(_by_key(listeners))
         self._at_start, self._restored = {}, {}
 
+    def key_of(self, callback: Any) -> str | None:
+        """What a callback of the run is called in checkpoints."""
+        return next((key for key, each in self._callbacks.items() if each is callback), None)
+
     def training_started(self, state: Mapping[str, Any] | None, of_model: HeldVariables) -> None:
         """Note what the callbacks are like, then give back what they had changed in the run that is resumed.
 

@@ -54,8 +54,11 @@ class EpochHooks:
         self._after = with_states(self._own)
 
     def state(self, is_within: bool) -> dict[str, Any]:
-        """The calls so far; within an epoch without the one that began it, which Keras will do again."""
-        calls = self._calls[:-1] if is_within and self._calls else self._calls
+        """The calls so far; within an epoch without those since it began, which Keras will do again."""
+        calls = self._calls
+        if is_within and calls:
+            begun = [place for place, (name, _) in enumerate(calls) if name == "on_epoch_begin"]
+            calls = calls[: begun[-1] if begun else -1]
         return {"calls": [list(call) for call in calls]}
 
     def set_state(self, state: dict[str, Any], before_last: Callable[[], None] | None = None) -> None:

@@ -14,6 +14,7 @@ from mlpug.adapter import Run
 from mlpug.callbacks.native_names import NativeLogs
 from mlpug_keras.bridge import Bridge, as_callbacks, listening, tell
 from mlpug_keras.fit_feed import FitFeed
+from mlpug_keras.heard_half import HeardHalf
 from mlpug_keras.model import Latest
 from mlpug_keras.native_callbacks import is_native
 
@@ -46,11 +47,19 @@ class FitCallbacks(keras.callbacks.CallbackList):
         run: what is to be done.
         feed: has the batches.
         moments: what else is called.
+        heard: what Keras's own callbacks have been told in the middle of.
         of_host: names that ``fit`` publishes at times: they show nothing of mlpug's where it doesn't.
     """
 
     def __init__(
-        self, model: keras.Model, latest: Latest, run: Run, feed: FitFeed, moments: Moments, of_host: set[str]
+        self,
+        model: keras.Model,
+        latest: Latest,
+        run: Run,
+        feed: FitFeed,
+        moments: Moments,
+        of_host: set[str],
+        heard: HeardHalf,
     ) -> None:
         callbacks = as_callbacks(run, feed, latest)
         super().__init__(
@@ -74,6 +83,7 @@ class FitCallbacks(keras.callbacks.CallbackList):
         self._logs = run.logs
         self._of_host = of_host
         self._logs_of_epoch: dict[str, Any] = {}
+        self._heard = heard
 
     def batch_is_there(self) -> None:
         """The step has its batch."""
@@ -93,17 +103,21 @@ class FitCallbacks(keras.callbacks.CallbackList):
         self._feed.begin_epoch()
         if not self._feed.first_batch:  # else this epoch's start was heard before the run was resumed
             for callback in self.callbacks:
-                callback.on_epoch_begin(epoch, logs or {})
+                if isinstance(callback, Bridge):
+                    callback.on_epoch_begin(epoch, {})
+                else:
+                    self._heard.begin_epoch(callback, epoch)
         self._moments.check_trained()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._feed.begin_step()
-        for hook in self._natives_at_batch_begin:
-            hook(batch, {})
+        if self._feed.expects_batch:
+            self._heard.begin_batch(self._natives_at_batch_begin, batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._latest.batch is None:  # a step that found no batch: nothing was trained
             return
+        self._heard.end_batch()
         native_logs = self._native_logs(logs) if self._natives_hear_of_batches else {}
         for hook in self._at_batch_end:
             hook(batch, native_logs)
@@ -122,8 +136,11 @@ class FitCallbacks(keras.callbacks.CallbackList):
         tells_natives = feed.is_epoch_completed or moments.cut_short()
         native_logs = self._native_logs(logs)
         for callback in self.callbacks:
-            if tells_natives or isinstance(callback, Bridge):
+            if isinstance(callback, Bridge):
                 callback.on_epoch_end(epoch, native_logs)
+            elif tells_natives:
+                self._heard.end_epoch(callback, epoch, native_logs)
+        self._heard.epoch_ended()
         if tells_natives:
             native_logs.freeze()  # which costs nothing more: Keras's history has read it
             self._logs_of_epoch = logs  # without what callbacks have added to theirs, as ``fit`` has it

@@ -57,6 +57,7 @@ class FitDraws(DrawnByHost):
         self._round: Round | None = None
         self._epochs_done = 0
         self._epoch_at: Any = None  # the random states at the beginning of the epoch under way; None: there is none
+        self._ended_at: Any = None  # the same of the latest epoch that has ended
         self._latest_at: Any = None  # the random states at the latest beginning, also one to build the model
         self._left_over: tuple[int, Any] = (0, None)  # see `ObservedIterator`, and the beginning that they come from
         self._taken_before = 0  # batches that were asked for to build the model
@@ -103,16 +104,20 @@ class FitDraws(DrawnByHost):
     def epoch_ends(self) -> None:
         """``fit`` is through with an epoch, of which nothing is left."""
         self._epochs_done += 1
-        self._epoch_at = None
+        self._epoch_at, self._ended_at = None, self._epoch_at
 
     def state(self, num_trained: int) -> dict[str, Any]:
-        if self._epoch_at is None:
+        is_at_end = self._epoch_at is None and num_trained > 0  # drawn, but somebody failed before all had heard of it
+        epoch_at = self._ended_at if is_at_end else self._epoch_at
+        if epoch_at is None:
             return self._state_between()
         if not num_trained or self._round is None:
             return self._between
         return {
             **self._state_of_round(self._round, self._earlier),
-            "epoch_at": moment_to_plain(self._epoch_at),
+            "epochs_done": self._epochs_done - is_at_end,
+            "left_over": [self._left_over[0], moment_to_plain(self._left_over[1])],
+            "epoch_at": moment_to_plain(epoch_at),
             "batches": min(num_trained * self._group_size, self._round.pulled - self._earlier),
             "hooks": self._hooks.state(is_within=True),
         }

@@ -126,6 +126,11 @@ class FitFeed:
         return self._count == self._num_batches
 
     @property
+    def expects_batch(self) -> bool:
+        """Whether there may be another one: `fit` makes a step in an epoch that is resumed at its end, too."""
+        return not (self.is_exhausted or self.has_all_batches or self._is_stopped())
+
+    @property
     def has_trained(self) -> bool:
         """Whether a batch of this epoch was trained on, or is now."""
         return self._count > 0

@@ -28,6 +28,7 @@ from mlpug_keras.fit_epochs import FitEpochs
 from mlpug_keras.fit_feed import FitFeed
 from mlpug_keras.fit_step import FitStep, Step, host
 from mlpug_keras.fit_validation import Validation, Validations
+from mlpug_keras.heard_half import HeardHalf
 from mlpug_keras.held_variables import warn_of_untold
 from mlpug_keras.holders import holder_of_data, holders_of_layers
 from mlpug_keras.host import unchanged_errors
@@ -64,6 +65,8 @@ class PortedAdapter:
         self._has_chunks = has_chunks
         self._state = PortedState(model)
         self._natives = NativeState()
+        self._heard = HeardHalf(self._natives.key_of)
+        self._heard_before: dict[str, Any] = {}  # in the run that is resumed
         self._trained = TrainedWeights()
         self._flags = TrainedFlags(lambda: {"model": model})
         self._can_evaluate = False
@@ -109,6 +112,7 @@ class PortedAdapter:
             self._state.note_settings()
         self._is_stopped, self._at_cut = False, None
         self._natives.begin(run.listeners)
+        self._heard.go_on(self._heard_before, run.first_batch)
         self._feed = feed = FitFeed(step.latest, run, self._accept, Step.concatenate, lambda: self._is_stopped)
         feed.on_first = self._build_chunks if self._has_chunks else None
         epochs = FitEpochs(run, feed) if draws is None else None
@@ -132,7 +136,7 @@ class PortedAdapter:
                 stops=lambda: self._is_stopped,
                 check_trained=step.check_trained,
             )
-            callbacks = FitCallbacks(self._model, step.latest, run, feed, moments, self._of_validation)
+            callbacks = FitCallbacks(self._model, step.latest, run, feed, moments, self._of_validation, self._heard)
             arguments = {"x": Placeholders()} if draws is None else draws.data.arguments()
             with (
                 without_targets_told(self._model),
@@ -271,6 +275,7 @@ class PortedAdapter:
         return {
             **self._state.get(self._step.logs, self._trained.arrays()),
             "keras": self._natives_to_load or self._at_cut or self._natives.get(self._state.held()),
+            "heard": self._heard.get_state(),
             "validations": self._validations.get_state() | {"names": sorted(self._of_validation)},
             KEY: self._flags.state(),
         }
@@ -282,6 +287,7 @@ class PortedAdapter:
         self._validations.set_state(state["validations"])
         self._of_validation.update(state["validations"]["names"])
         self._natives_to_load, self._resumed = state["keras"], state
+        self._heard_before = state.get("heard", {})  # an earlier version has none
         if self._draws is not None and state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
             self._draws.go_on_after_native(state["run"]["completed_epochs"])
 

@@ -117,6 +117,10 @@ class NativeState:
         """A run with these listeners begins."""
         self._callbacks.begin(listeners)
 
+    def key_of(self, callback: Any) -> str | None:
+        """What one of Keras's own callbacks is called in checkpoints."""
+        return self._callbacks.key_of(callback)
+
     def training_started(self, state: Mapping[str, Any] | None, of_model: HeldVariables) -> None:
         """All have heard that training starts: give back what `get` gave, if a run is resumed."""
         self._callbacks.training_started(state, of_model)
