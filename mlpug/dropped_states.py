@@ -43,6 +43,25 @@ def warn_of_dropped_states(states: Mapping[str, Any], here: Iterable[str]) -> No
     )
 
 
+def warn_of_missing_states(names: Iterable[str]) -> None:
+    """Name the callbacks that begin anew in a run which goes on from a checkpoint of ``as_native``.
+
+    Args:
+        names: of those of which the checkpoint has no state, because another than ``as_native`` called them.
+
+    >>> warn_of_missing_states([])
+    """
+    missing = list(names)
+    if missing:
+        warnings.warn(
+            "The checkpoint was made by as_native in a run of the host's own, and has no state of "
+            f"{_listed(missing)}: what was counted and found there, such as the best value and the patience, begins "
+            "anew. To go on with it, train by a TrainingManager from the start, where states are kept.",
+            MlpugWarning,
+            stacklevel=3,
+        )
+
+
 def is_observer(name: str) -> bool:
     """Whether a callback of that name is one of mlpug's own that only looks.
 

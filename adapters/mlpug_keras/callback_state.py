@@ -16,7 +16,7 @@ import numpy as np
 
 from mlpug.checkpoints import RawTensor
 from mlpug.checkpoints.tensors import as_bytes
-from mlpug.dropped_states import warn_of_dropped_states
+from mlpug.dropped_states import warn_of_dropped_states, warn_of_missing_states
 from mlpug.errors import StateError
 from mlpug.plain import from_plain, to_plain
 from mlpug_keras.arrays import as_array, as_value
@@ -26,6 +26,16 @@ from mlpug_keras.held_variables import HeldVariables, arrays_of, assign, is_vari
 _HOSTS_OWN: tuple[str, ...] = ("_model", "model", "params", "validation_data", "append_header")
 # Of SwapEMAWeights: a training checkpoint has the trained weights in their place, whether or not they are there.
 _HOSTS_OWN += ("_ema_weights_in_model",)
+# What a run needs of them, or what they show, is in the model, the logs and their files.
+_REMEMBER_NOTHING = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.LambdaCallback,
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.SwapEMAWeights,
+    keras.callbacks.TerminateOnNaN,
+)
 
 
 class CallbackStates:
@@ -45,7 +55,9 @@ class CallbackStates:
         """What a callback of the run is called in checkpoints."""
         return next((key for key, each in self._callbacks.items() if each is callback), None)
 
-    def training_started(self, state: Mapping[str, Any] | None, of_model: HeldVariables) -> None:
+    def training_started(
+        self, state: Mapping[str, Any] | None, of_model: HeldVariables, is_of_native_run: bool = False
+    ) -> None:
         """Note what the callbacks are like, then give back what they had changed in the run that is resumed.
 
         Called when all have heard that training starts: that is when Keras's own callbacks forget everything, and when
@@ -54,6 +66,7 @@ class CallbackStates:
         Args:
             state: what `get` gave; None where the run begins.
             of_model: knows the variables of the model and its optimizers, which aren't the callbacks'.
+            is_of_native_run: whether `as_native` gave it, which doesn't know the callbacks beside it.
         """
         self._at_start = {
             key: {name: _fingerprint(value) for name, value in _attributes(callback).items()}
@@ -61,6 +74,10 @@ class CallbackStates:
         }
         if state is not None:
             warn_of_dropped_states(_kept_in(state), self._callbacks)
+            if is_of_native_run:
+                warn_of_missing_states(
+                    key for key, each in self._callbacks.items() if type(each) not in _REMEMBER_NOTHING
+                )
         for key, held in self._held(of_model).items():
             if held.untold:
                 warn_of_untold(held, f"the callback {key}")

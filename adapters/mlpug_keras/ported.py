@@ -288,7 +288,7 @@ class PortedAdapter:
         self._of_validation.update(state["validations"]["names"])
         self._natives_to_load, self._resumed = state["keras"], state
         self._heard_before = state.get("heard", {})  # an earlier version has none
-        if self._draws is not None and state["processes"][0]["data"]["read_as"] == DataOfHost.__name__:
+        if self._draws is not None and _is_of_native_run(state):
             self._draws.go_on_after_native(state["run"]["completed_epochs"])
 
     def holders(self) -> Iterator[Holder]:
@@ -375,7 +375,12 @@ class PortedAdapter:
         held = self._state.held()
         if held.untold:
             warn_of_untold(held, "the model")
-        self._natives.training_started(state, held)
+        self._natives.training_started(state, held, whole is not None and _is_of_native_run(whole))
+
+
+def _is_of_native_run(state: Mapping[str, Any]) -> bool:
+    """Whether `as_native` has made it, in a ``fit`` of a script's own."""
+    return bool(state["processes"][0]["data"]["read_as"] == DataOfHost.__name__)
 
 
 def _no_batches() -> DatasetError:

@@ -121,9 +121,11 @@ class NativeState:
         """What one of Keras's own callbacks is called in checkpoints."""
         return self._callbacks.key_of(callback)
 
-    def training_started(self, state: Mapping[str, Any] | None, of_model: HeldVariables) -> None:
+    def training_started(
+        self, state: Mapping[str, Any] | None, of_model: HeldVariables, is_of_native_run: bool = False
+    ) -> None:
         """All have heard that training starts: give back what `get` gave, if a run is resumed."""
-        self._callbacks.training_started(state, of_model)
+        self._callbacks.training_started(state, of_model, is_of_native_run)
         if state is not None and state["seed"] is not None:
             keras.src.random.seed_generator.global_seed_generator().state.assign(as_value(state["seed"]))
 

@@ -68,3 +68,28 @@ def test_it_is_named(tmp_path, kind):
     assert "state of the callback 'Counts', which isn't among the callbacks" in told
     assert "'Renamed', which this run has" in told
     assert renamed.count == 2
+
+
+def fit_and_go_on(folder, *, beside, resumed):
+    """Two epochs of ``fit`` with as_native, and one by from_keras: what it warns of."""
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    net.compile("sgd", "mse")
+    saves = mlp.callbacks.CheckpointManager(folder, "run", batch_level=False, metric_to_monitor=None)
+    net.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[mlp.callbacks.as_native(saves), *beside])
+    return train("compiled_model", folder, 3, *resumed)
+
+
+def test_what_stood_beside_as_native_is_named_where_it_begins_anew(tmp_path):
+    natives = keras.callbacks
+    (told,) = fit_and_go_on(
+        tmp_path,
+        beside=[natives.EarlyStopping("loss"), Counts()],
+        resumed=[natives.EarlyStopping("loss"), Counts(), natives.TerminateOnNaN()],
+    )
+    assert "no state of the callback 'EarlyStopping', the callback 'Counts': " in told
+    assert "TerminateOnNaN" not in told
+
+
+def test_nothing_is_told_where_nothing_begins_anew(tmp_path):
+    natives = keras.callbacks
+    assert fit_and_go_on(tmp_path, beside=[], resumed=[natives.TerminateOnNaN()]) == []
