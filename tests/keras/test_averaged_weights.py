@@ -99,6 +99,7 @@ def test_a_run_goes_on_from_the_trained_weights(backend, tmp_path, train, optimi
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint was made by as_native:mlpug.errors.MlpugWarning")
 def test_as_native_keeps_the_trained_weights_for_a_run_that_goes_on(backend, tmp_path):
     def compiled():
         model = net()
