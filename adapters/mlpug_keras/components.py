@@ -103,7 +103,9 @@ def component_variables(component: Any, random: bool = False) -> dict[str, Any]:
 def trainables(component: keras.layers.Layer) -> list[tuple[str, Any]]:
     """The layers in a layer and their weights, by path; each layer before what is in it.
 
-    >>> [path for path, _ in trainables(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))]
+    >>> model = keras.Sequential([keras.layers.Dense(4)])
+    >>> model.build((None, 8))
+    >>> [path for path, _ in trainables(model)][:4]
     ['', 'dense.', 'dense.kernel', 'dense.bias']
     """
     walk = _Walk()

@@ -39,8 +39,8 @@ class KeptWeights:
         for optimizer in self._trainer.optimizers:
             if id(optimizer) not in self._watched and hasattr(optimizer, "register_step_pre_hook"):
                 self._watched[id(optimizer)] = optimizer, optimizer.register_step_pre_hook(self._step_begins)
-        if self._parameters is None:  # torch counts no changes of what was made in inference mode
-            self._parameters = [each for each in self._module.parameters() if not each.is_inference()]
+        if self._parameters is None:
+            self._parameters = [each for each in self._module.parameters() if _counts_changes(each)]
         self._versions = [each._version for each in self._parameters]
         self._trained = [each.requires_grad for each in self._parameters]
 
@@ -76,3 +76,8 @@ class KeptWeights:
             return result
 
         return noting_closure
+
+
+def _counts_changes(parameter: torch.nn.Parameter) -> bool:
+    """Whether torch counts changes of it: not of what was made in inference mode, nor of what the first batch makes."""
+    return not torch.nn.parameter.is_lazy(parameter) and not parameter.is_inference()

@@ -45,7 +45,7 @@ def made_again(kind: type) -> set[str]:
     Of a class whose `__iter__` sets `self.place = 0` before it reads it, and counts `self.rounds += 1`: the place.
     """
     names = set().union(*(_set_first(kind, method) for method in _BEFORE_DRAWING))
-    if all(hasattr(kind, name) for name in ("on_epoch_end", "__getitem__", "__len__")):  # Keras's PyDataset
+    if all(hasattr(kind, name) for name in ("on_epoch_begin", "on_epoch_end", "__getitem__")):  # Keras's PyDataset
         names |= _touched(kind, "on_epoch_begin") | _touched(kind, "on_epoch_end")
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -178,7 +179,16 @@ def _of_the_script(value: Any) -> list[tuple[str, Any]]:
     if is_of_script(type(value)):
         return [("", value)]
     found = reachable(value, is_of_script, most=_MOST_OBJECTS, most_items=_MOST_ITEMS).found
-    return [("".join(map(_without_underscores, steps)), item) for steps, item in found.items()]
+    return [
+        ("".join(map(_without_underscores, steps)), item)
+        for steps, item in found.items()
+        if not _is_method(value, steps[0][1:])
+    ]
+
+
+def _is_method(value: Any, attribute: str) -> bool:
+    """Whether the class has a method of this name, in whose place a trainer has put another for a while."""
+    return callable(inspect.getattr_static(type(value), attribute, None))
 
 
 def _without_underscores(step: str) -> str:

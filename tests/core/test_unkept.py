@@ -173,6 +173,22 @@ def test_objects_that_it_holds_are_looked_at_and_named_by_the_way_to_them():
     assert all(each in message for each in ("it.memory.steps", "it.memory.inner.count", "it.memory.inner.empty"))
 
 
+class Fits:
+    def fit(self):
+        """As installed classes have methods."""
+
+
+Fits.__module__ = "functools"
+
+
+@pytest.mark.parametrize("name", ["fit", "data"])
+def test_what_is_put_in_the_place_of_a_librarys_method_leads_nowhere(name):
+    """A trainer lends a model methods of its own, which know the data."""
+    model, thing = Fits(), Thing(it=0)
+    setattr(model, name, thing)
+    assert len(told(lambda: replace("it", 1)(thing), holder(model))) == (name == "data")
+
+
 def test_a_new_attribute_is_named():
     thing = Thing()
     (message,) = told(lambda: replace("seen", 1)(thing), holder(thing))
@@ -260,15 +276,15 @@ class Sequence:
     def __init__(self):
         self.order, self.served = [1, 2], 0
 
-    def __len__(self):
-        return 2
-
     def __getitem__(self, index):
         self.served += 1
         return self.order[index] + self.served
 
     def _shuffle(self):
         self.order = self.order[::-1]
+
+    def on_epoch_begin(self):
+        pass
 
     def on_epoch_end(self):
         self._shuffle()
