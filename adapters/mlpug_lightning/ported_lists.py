@@ -24,7 +24,9 @@ def as_loader(name: str, given: Any) -> Any:
         name: of the data, for a warning where Lightning would read it in another way than one may mean.
         given: what a ``Trainer`` takes as loaders.
 
-    >>> loader = as_loader("training dataset", [(torch.ones(2, 3), torch.ones(2))] * 5)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", MlpugWarning)
+    ...     loader = as_loader("training dataset", [(torch.ones(2, 3), torch.ones(2))] * 5)
     >>> len(loader), [tensor.shape for tensor in next(iter(loader))]
     (5, [torch.Size([2, 3]), torch.Size([2])])
     """
