@@ -58,6 +58,7 @@ class Holder:
     cure: str  # what keeps an attribute of it, in a message after "by"
     is_kept: bool = False  # all that it holds: a hook of its class sees to that
     kept: Container[str] = frozenset()  # attributes that are, or that are the host's
+    keeps_variables: bool = False  # of the backend, wherever it has them
 
 
 @runtime_checkable

@@ -300,7 +300,7 @@ class FitDraws(DrawnByHost):
         if looks:
             self._shared_draws.after_pull()
         current.pulled += 1
-        if looks_behind and current.pulled == self._length:
+        if looks_behind and current.pulled == self._length and self.data.steps_per_epoch is None:  # else it reads on
             self._background.last_batch_is_there()
         return batch
 

@@ -20,7 +20,12 @@ def holders_of_layers(*parts: Any) -> Iterator[Holder]:
             yield from (_of_layer(layer, part) for layer in part._flatten_layers())
             given = getattr(part, "loss", None)
             if isinstance(given, keras.losses.Loss):
-                yield Holder(f"{type(part).__name__}.loss", given, "a keras.Variable that it has as an attribute")
+                yield Holder(
+                    f"{type(part).__name__}.loss",
+                    given,
+                    "a keras.Variable that it has as an attribute",
+                    keeps_variables=True,
+                )
 
 
 def holder_of_data(data: Any) -> Holder:
@@ -30,4 +35,4 @@ def holder_of_data(data: Any) -> Holder:
 
 def _of_layer(layer: Any, root: Any) -> Holder:
     name = type(root).__name__
-    return Holder(name if layer is root else f"{name} / {layer.name}", layer, _CURE)
+    return Holder(name if layer is root else f"{name} / {layer.name}", layer, _CURE, keeps_variables=True)

@@ -162,7 +162,7 @@ class _Look:
                 if id(item) not in self._own and steps < _MOST_STEPS:
                     yield from self._of(item, path + step, holder, steps + 1)
             elif not holder.is_kept:
-                yield (path + step, holder.cure), (kind, name), self._values.fingerprint(item)
+                yield (path + step, holder.cure), (kind, name), self._values.fingerprint(item, holder.keeps_variables)
 
 
 # Objects of these have more than attributes.

@@ -48,8 +48,12 @@ class Values:
         self._to_host = to_host
         self._is_elsewhere = is_elsewhere
 
-    def fingerprint(self, value: Any) -> bytes | None:
+    def fingerprint(self, value: Any, keeps_variables: bool = False) -> bytes | None:
         """What it shares with equal values; None where it isn't plain, such as a function, a file or an optimizer.
+
+        Args:
+            value: of an attribute.
+            keeps_variables: whether a backend's variables, whose values it assigns, are nobody's matter.
 
         >>> values = Values(lambda tree: tree, lambda value: False)
         >>> values.fingerprint([1, {"a": (2.0,)}]) == values.fingerprint([1, {"a": (2.0,)}])
@@ -57,7 +61,7 @@ class Values:
         >>> values.fingerprint(["1"]) == values.fingerprint([1]), values.fingerprint(print)
         (False, None)
         """
-        look = _Look(self._to_host, self._is_elsewhere)
+        look = _Look(self._to_host, self._is_elsewhere, keeps_variables)
         try:
             if _is_of_a_graph(value):
                 return None
@@ -70,9 +74,12 @@ class Values:
 class _Look:
     """One look at one value."""
 
-    def __init__(self, to_host: Callable[[Any], Any], is_elsewhere: Callable[[Any], bool]) -> None:
+    def __init__(
+        self, to_host: Callable[[Any], Any], is_elsewhere: Callable[[Any], bool], keeps_variables: bool
+    ) -> None:
         self._to_host = to_host
         self._is_elsewhere = is_elsewhere
+        self._keeps_variables = keeps_variables
         self._items_left = MOST_ITEMS
         self._bytes_left = MOST_BYTES
         self._inside: set[int] = set()  # ids of what is being looked into
@@ -99,7 +106,10 @@ class _Look:
         elif (isinstance(value, _WITH_A_REPR) and is_of_library(kind.__module__)) or isinstance(value, pathlib.Path):
             self._leaf(str(value))
         elif hasattr(kind, "shape") and hasattr(kind, "dtype") and is_of_library(kind.__module__):
-            self._array(value)
+            if self._keeps_variables and hasattr(kind, "assign"):
+                self.others += 1
+            else:
+                self._array(value)
         else:
             self._within(value)
 
