@@ -309,6 +309,8 @@ class CheckpointManager(Callback):
         )
 
     def _with_owed(self, plan: Plan, is_last: bool = False) -> Plan:
+        if self._owed.is_empty:
+            return plan
         return self._owed.added_to(plan, self._position(), is_last, self._is_alone())
 
     def _save(self, plan: Plan, logs: Logs, saver: BackgroundSaver | None) -> None:

@@ -39,6 +39,11 @@ class Owed:
         if not self._plan.saves:
             self._plan, self._gap = NOTHING, 1
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was due was written."""
+        return self._plan is NOTHING
+
     def added_to(self, plan: Plan, position: Position, is_last: bool, is_alone: bool) -> Plan:
         """What to write now.
 
@@ -50,8 +55,6 @@ class Owed:
                 is due.
         """
         owed = self._plan
-        if owed is NOTHING:
-            return plan
         if position != self._position:
             owed = replace(owed, save_best=False)
         if not is_alone:
