@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -292,3 +292,13 @@ def listed(names: Iterable[str]) -> str:
     ("'encoder', 'decoder'", 'none')
     """
     return ", ".join(repr(name) for name in names) or "none"
+
+
+def shortened(names: Sequence[str], most: int = 4) -> str:
+    """The first names for a message, and how many more there are.
+
+    >>> shortened(["a", "b", "c"], most=2)
+    'a, b and 1 others'
+    """
+    more = f" and {len(names) - most} others" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

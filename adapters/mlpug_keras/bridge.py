@@ -72,7 +72,8 @@ class Feed(keras.callbacks.Callback):
         latest.batch = latest.step_output = None
         latest.chunks = []
         if not model.stop_training:
-            self._tell_left_out()
+            if self._left_out:
+                self._tell_left_out()
             self._fetch(self._tell_left_out)
         if self._fetched and not model.stop_training:
             latest.batch, latest.chunks = self._fetched.pop()

@@ -293,16 +293,20 @@ class FitDraws(DrawnByHost):
         if looks:
             self._shared_draws.before_pull()
         pull = partial(next, current.iterator)
-        looks_behind = self.keeps_states and self._kind.can_begin_again and host.reads_in_background(self.dataset)
-        if looks_behind and not current.pulled:
+        if not current.pulled and self._looks_behind():
             pull = partial(self._background.first_batch, pull)
         batch = pull() if self._seed is None else self._numbers.drawn(pull)
         if looks:
             self._shared_draws.after_pull()
         current.pulled += 1
-        if looks_behind and current.pulled == self._length and self.data.steps_per_epoch is None:  # else it reads on
+        # With a number of steps it reads on behind the last one.
+        if current.pulled == self._length and self.data.steps_per_epoch is None and self._looks_behind():
             self._background.last_batch_is_there()
         return batch
+
+    def _looks_behind(self) -> bool:
+        """Whether a thread draws ahead what a resumed run has to draw again."""
+        return self.keeps_states and self._kind.can_begin_again and host.reads_in_background(self.dataset)
 
     def _before_first(self, current: Round) -> None:
         to_restore, self._first_to_restore = self._first_to_restore, None

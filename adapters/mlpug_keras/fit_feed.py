@@ -79,7 +79,8 @@ class FitFeed:
         if self._is_stopped():
             return False
         self._is_taking = True
-        self._tell_left_out()
+        if self._left_out:
+            self._tell_left_out()
         try:
             given = next(self.pulls)
         except StopIteration:

@@ -68,8 +68,9 @@ def _attributes(optimizer: keras.optimizers.Optimizer) -> Settings:
 
 def _set(optimizer: keras.optimizers.Optimizer, settings: Mapping[str, Any]) -> None:
     for each in (_inner(optimizer), optimizer):
+        now = _attributes(each)
         for key, value in settings.items():
-            if key in vars(each) and _attributes(each).get(key, value) != value:
+            if key in vars(each) and now.get(key, value) != value:
                 setattr(each, key, value)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 import torch
 
 from mlpug.errors import ConfigurationError, MlpugWarning
+from mlpug.model_checkpoint import shortened
 from mlpug.validation import check_training_call, raise_not_callable
 
 
@@ -68,16 +69,6 @@ def warn_of_untrained(training_model: torch.nn.Module, optimizers: Iterable[torc
             MlpugWarning,
             stacklevel=2,
         )
-
-
-def shortened(names: Sequence[str], most: int = 4) -> str:
-    """The first names.
-
-    >>> shortened(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
 
 
 def _has_a_call_of_its_own(module: Any) -> bool:

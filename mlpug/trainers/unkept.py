@@ -13,6 +13,7 @@ from mlpug.callbacks.callback import Callback, called
 from mlpug.datasets import DrawnByHost, Epochs
 from mlpug.datasets.reachable import attributes_of, is_of_library, reachable
 from mlpug.errors import MlpugWarning
+from mlpug.model_checkpoint import shortened
 from mlpug.trainers.class_code import made_again, names_of_libraries, set_as_epochs_start
 from mlpug.trainers.script_reads import ScriptReads
 from mlpug.trainers.values import Values
@@ -214,15 +215,10 @@ def _message(changed: list[Place], is_whole: bool) -> str:
     by_cure: dict[str, list[str]] = defaultdict(list)
     for name, cure in changed:
         by_cure[cure].append(name)
-    told = "; ".join(f"{_listed(names)} (kept by {cure})" for cure, names in by_cure.items())
+    told = "; ".join(f"{shortened(names, _MOST_NAMES)} (kept by {cure})" for cure, names in by_cure.items())
     limit = "" if is_whole else f" The first {MOST_ATTRIBUTES:,} attributes were looked at, and no others."
     return (
         f"Since training started these have changed, and training checkpoints don't have them: {told}. A resumed run "
         "begins with them as the script makes them, and becomes another one where a later batch depends on them. What "
         f"is no state can be left out of what __getstate__ of its class returns.{limit}"
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} others" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more

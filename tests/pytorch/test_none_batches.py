@@ -1,14 +1,17 @@
 """A collate_fn that drops all of a batch: a module trains as by Lightning alone, and callbacks hear no None."""
 
+import types
 import warnings
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from contract.keeper import Keeper
+from mlpug_lightning.module import check_alone
 from pytorch.native_runs import QUIET
 
 import mlpug.pytorch as mlp
+from mlpug.errors import DatasetError
 
 KEPT = [0, 4, 5]  # of seven; Lightning steps schedules at the others too
 BATCHES = [torch.linspace(-1, 1, 8).reshape(4, 2) * (1 + number) if number in KEPT else None for number in range(7)]
@@ -94,3 +97,9 @@ def test_a_run_goes_on_at_its_place(tmp_path, options):
         resumed, rest = train(loader(), resume_from=path, **options)
         assert_same(resumed, whole)
         assert rest == told[len(told) - len(rest) :]
+
+
+def test_beside_other_processes_it_is_refused():
+    check_alone(types.SimpleNamespace(world_size=1, global_rank=0))
+    with pytest.raises(DatasetError, match=r"None for a batch in process 1 of 2.*collate_fn"):
+        check_alone(types.SimpleNamespace(world_size=2, global_rank=1))

@@ -184,6 +184,20 @@ def test_of_a_part_what_the_modules_hook_names_is_not_named(tmp_path):
     assert names == ["WithHooks.metric.scale"]
 
 
+class Plain(pl.LightningModule):
+    """Changes nothing but weights."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.net, self.optimizer = torch.nn.Linear(3, 1), optimizer
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch).mean()
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
 class Data(pl.LightningDataModule):
     def __init__(self):
         super().__init__()
@@ -201,19 +215,8 @@ class DataWithState(Data):
 
 @pytest.mark.parametrize(("data", "expected"), [(Data, ["Data.batch_size"]), (DataWithState, [])])
 def test_that_of_a_datamodule(tmp_path, data, expected):
-    class Plain(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = torch.nn.Linear(3, 1)
-
-        def training_step(self, batch, batch_idx):
-            return self.net(batch).mean()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.01)
-
     trainer = mlp.trainers.DefaultTrainer.from_lightning(
-        Plain(), accelerator="cpu", reload_dataloaders_every_n_epochs=1
+        Plain(torch.optim.SGD), accelerator="cpu", reload_dataloaders_every_n_epochs=1
     )
     saves = mlp.callbacks.CheckpointManager(tmp_path, "run", metric_to_monitor=None, batch_level=False)
     manager = mlp.trainers.TrainingManager(trainer, data(), num_epochs=2, callbacks=[saves])
@@ -296,22 +299,11 @@ class Wrapped(torch.nn.Module):
 @pytest.mark.parametrize("is_ported", [False, True])
 @pytest.mark.parametrize("kind", [LooksAhead, LooksAheadWithState])
 def test_that_of_an_optimizer(tmp_path, kind, is_ported):
-    class Plain(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = torch.nn.Linear(3, 1)
-
-        def training_step(self, batch, batch_idx):
-            return self.net(batch).mean()
-
-        def configure_optimizers(self):
-            return kind(self.parameters())
-
     data = DataLoader(SAMPLES, batch_size=8)
     if is_ported:
-        names = train(Plain(), tmp_path, data)
+        names = train(Plain(kind), tmp_path, data)
     else:
-        model = Plain()
+        model = Plain(kind)
         trainer = mlp.trainers.DefaultTrainer(kind(model.parameters()), model.net, accelerator="cpu")
         saves = mlp.callbacks.CheckpointManager(tmp_path, "run", metric_to_monitor=None, create_checkpoint_every=2)
         manager = mlp.trainers.TrainingManager(trainer, data, num_epochs=2, callbacks=[saves])
